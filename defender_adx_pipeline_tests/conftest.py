@@ -1,0 +1,90 @@
+"""Fixtures that several folders share: a local tenant on loopback, and the record of every statement sent to it.
+
+Here: what more than one folder of tests needs. Not here: fixtures of one module, which stand beside its tests.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from defender_adx_pipeline.local.tenant import LocalTenant
+
+STATEMENTS_VARIABLE = "DEFENDER_ADX_STATEMENTS"
+"""Names the file that receives the statements of this run as JSON lines; `tools/kql_check.js` reads it."""
+
+SIDES = {"hunting": "defender", "engine": "adx", "ingest": "adx"}
+"""Services of the local tenant that take KQL, and the side whose schema the KQL must bind to."""
+
+OpenTenant = Callable[..., "AbstractContextManager[LocalTenant]"]
+
+
+class Statements:
+    """Every distinct statement that the tests sent, and the tables that a test added to the schema."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def add(self, side: str, text: str) -> None:
+        """Record one query or command; `side` is `defender` or `adx`."""
+        kind = "command" if text.lstrip().startswith(".") else "query"
+        self._add({"side": side, "kind": kind, "text": text.strip()})
+
+    def add_table(self, side: str, name: str, columns: Mapping[str, str]) -> None:
+        """Record a table that exists for one test only, so that statements about it can bind."""
+        self._add({"side": side, "kind": "table", "name": name, "columns": dict(columns)})
+
+    def add_tenant(self, tenant: "LocalTenant") -> None:
+        """Record what a tenant's request log holds."""
+        for service, side in SIDES.items():
+            for request in tenant.log.entries(service=service):
+                if request.statement:
+                    self.add(side, request.statement)
+
+    def append_to(self, path: Path) -> None:
+        """Append the record to a file of JSON lines."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in self._lines)
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        self._lines[json.dumps(line, ensure_ascii=False)] = None
+
+
+@pytest.fixture(scope="session")
+def statements() -> Iterator[Statements]:
+    """The record of this session, written at its end when `DEFENDER_ADX_STATEMENTS` names a file."""
+    record = Statements()
+    yield record
+    if target := os.environ.get(STATEMENTS_VARIABLE):
+        record.append_to(Path(target))
+
+
+@pytest.fixture(scope="session")
+def open_tenant(tmp_path_factory: pytest.TempPathFactory, statements: Statements) -> OpenTenant:
+    """A factory of local tenants: `with open_tenant(tables=["DeviceInfo"], scale=0.1) as tenant: ...`.
+
+    Takes what `LocalTenant` takes; `home` is a new temporary folder unless given. The tenant is started, and its
+    statements are recorded before it stops. Session-scoped, so that fixtures of any scope can hold a tenant open.
+    """
+
+    @contextmanager
+    def opened(home: Path | None = None, **options: Any) -> Iterator["LocalTenant"]:
+        # Imported here, so that tests of the leaves run without the `local` extra.
+        from defender_adx_pipeline.local.tenant import LocalTenant  # noqa: PLC0415
+
+        for table in (options.get("catalogue") or {}).values():
+            columns = {column.name: column.type for column in (*table.columns, *table.undocumented_columns)}
+            statements.add_table("defender", table.name, columns)
+        with LocalTenant(home or tmp_path_factory.mktemp("tenant"), **options) as tenant:
+            try:
+                yield tenant
+            finally:
+                statements.add_tenant(tenant)
+
+    return opened
