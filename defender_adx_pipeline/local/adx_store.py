@@ -1,0 +1,396 @@
+"""The Azure Data Explorer database of the local tenant, in one DuckDB file.
+
+Here: tables with their hidden ingestion time and extent per row, extents with tags, and every other entity (mappings,
+functions, policies, views, principals) as a stored document. Rows enter through `load`, one extent per call, in one
+transaction. Not here: KQL (`engine`), management commands (`commands*`), reading blobs (`worker`).
+"""
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+
+from defender_adx_pipeline.local.frames import KustoFault, entity_not_found
+from defender_adx_pipeline.local.state import utcnow
+
+DUCKDB_TYPES = {
+    "string": "VARCHAR",
+    "datetime": "TIMESTAMP_NS",
+    "dynamic": "JSON",
+    "long": "BIGINT",
+    "int": "INTEGER",
+    "bool": "BOOLEAN",
+    "guid": "UUID",
+    "real": "DOUBLE",
+    "decimal": "DECIMAL(38, 18)",
+    "timespan": "INTERVAL",
+}
+"""Storage type per KQL scalar type. TIMESTAMP_NS keeps the seventh digit and spans 1677 to 2262."""
+
+INGESTION_TIME, EXTENT_ID, EXTENT_TAGS = "__ingestion_time", "__extent_id", "__extent_tags"
+HIDDEN = (INGESTION_TIME, EXTENT_ID, EXTENT_TAGS)
+
+Level = Literal["plain", "timed", "tagged"]
+"""Which hidden columns a cursor sees: none, ingestion time and extent, or the extent's tags as well."""
+LEVELS: dict[Level, tuple[str, ...]] = {"plain": (), "timed": HIDDEN[:2], "tagged": HIDDEN}
+
+Document = dict[str, Any]
+
+_SCHEMA = """
+CREATE SCHEMA IF NOT EXISTS adx.data;
+CREATE SCHEMA IF NOT EXISTS adx.meta;
+CREATE TABLE IF NOT EXISTS adx.meta.entities (
+  kind VARCHAR, parent VARCHAR, name VARCHAR, body VARCHAR, PRIMARY KEY (kind, parent, name));
+CREATE TABLE IF NOT EXISTS adx.meta.extents (
+  table_name VARCHAR, extent_id VARCHAR, created TIMESTAMP, tags VARCHAR, row_count BIGINT, original_size BIGINT);
+CREATE TABLE IF NOT EXISTS adx.meta.journal (kind VARCHAR, id VARCHAR, recorded TIMESTAMP, body VARCHAR);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A table's schema as the database keeps it."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    """(name, KQL type) in the order in which they were added."""
+    folder: str = ""
+    docstring: str = ""
+
+    @property
+    def cslschema(self) -> str:
+        """`A:string,B:long`, as `.show table T cslschema` prints it."""
+        return ",".join(f"{name}:{kind}" for name, kind in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """One data shard: what one ingestion wrote."""
+
+    table: str
+    extent_id: str
+    created: datetime
+    tags: tuple[str, ...]
+    rows: int
+    original_size: int
+
+
+def quoted(name: str) -> str:
+    """A DuckDB identifier; nothing in a name can end it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class AdxStore:
+    """The database. Every method is thread-safe; writers take turns, readers see whole commits.
+
+    Args:
+        path: the DuckDB file; made when missing.
+        database: name under which clients know it.
+        clock: ingestion times come from it.
+    """
+
+    def __init__(
+        self, path: Path, *, database: str = "defender", clock: Callable[[], datetime] = utcnow
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.version = 0
+        """Grows with every change of a table's schema or of a stored entity."""
+        self._lock = threading.RLock()
+        self._root = duckdb.connect(":memory:")
+        self._root.execute("SET TimeZone='UTC'")
+        self._root.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS adx")
+        for level in LEVELS:
+            self._root.execute(f"ATTACH ':memory:' AS {level}")
+        self._root.execute(_SCHEMA)
+        self._tables = {name: _table(name, body) for _, name, body in self.documents("table")}
+        for table in self._tables.values():
+            self._publish(table)
+
+    def close(self) -> None:
+        """Flush the write-ahead log and let go of the file."""
+        with self._lock:
+            self._root.close()
+
+    def cursor(self, level: Level = "plain") -> duckdb.DuckDBPyConnection:
+        """A cursor of its own for one thread whose unqualified names are the database's tables and views."""
+        cursor = self._root.cursor()
+        cursor.execute(f"USE {level}")
+        return cursor
+
+    @contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One writer at a time, all or nothing."""
+        with self._lock:
+            cursor = self.cursor()
+            try:
+                cursor.begin()
+                yield cursor
+                cursor.commit()
+            except BaseException:
+                cursor.rollback()
+                raise
+            finally:
+                cursor.close()
+
+    # Tables ------------------------------------------------------------------------------------------------------
+
+    def tables(self) -> dict[str, StoredTable]:
+        """All tables by name."""
+        with self._lock:
+            return dict(sorted(self._tables.items()))
+
+    def table(self, name: str) -> StoredTable:
+        """One table; names are case-sensitive.
+
+        Raises:
+            KustoFault: BadRequest_EntityNotFound.
+        """
+        with self._lock:
+            if name not in self._tables:
+                raise entity_not_found("Table", name, self.database)
+            return self._tables[name]
+
+    def create_table(
+        self, name: str, columns: Sequence[tuple[str, str]], *, folder: str = "", docstring: str = "", merge: bool
+    ) -> StoredTable:
+        """Create a table, or add the columns that an existing one lacks at its end (`merge`), or leave it as it is.
+
+        Raises:
+            KustoFault: a column exists with another type, or twice.
+        """
+        with self._lock:
+            old = self._tables.get(name)
+            if old is None:
+                _check_columns(columns)
+                table = StoredTable(name, tuple(columns), folder, docstring)
+            elif not merge:
+                return old
+            else:
+                new = _missing_columns(old, columns)
+                table = StoredTable(name, old.columns + new, folder or old.folder, docstring or old.docstring)
+            if table != old:
+                self._save_table(old, table)
+            return table
+
+    def drop_table(self, name: str) -> None:
+        """Forget a table with its data, extents and mappings."""
+        with self._lock:
+            self.table(name)
+            with self.transaction() as cursor:
+                cursor.execute(f"DROP TABLE adx.data.{quoted(name)}")
+                cursor.execute("DELETE FROM adx.meta.extents WHERE table_name = ?", [name])
+                cursor.execute(
+                    "DELETE FROM adx.meta.entities WHERE (kind = 'table' AND name = $1)"
+                    " OR (kind IN ('mapping', 'policy') AND parent = $1)",
+                    [name],
+                )
+            for level in LEVELS:
+                self._root.execute(f"DROP VIEW IF EXISTS {level}.main.{quoted(name)}")
+            del self._tables[name]
+            self.version += 1
+
+    def row_count(self, name: str) -> int:
+        """Rows of a table."""
+        table = self.table(name)
+        cursor = self.cursor()
+        row = cursor.execute(f"SELECT count(*) FROM adx.data.{quoted(table.name)}").fetchone()  # noqa: S608 - quoted
+        return int(row[0]) if row else 0
+
+    def _save_table(self, old: StoredTable | None, table: StoredTable) -> None:
+        name = f"adx.data.{quoted(table.name)}"
+        with self.transaction() as cursor:
+            if old is None:
+                columns = [f"{quoted(column)} {DUCKDB_TYPES[kind]}" for column, kind in table.columns]
+                columns += [f"{INGESTION_TIME} TIMESTAMP", f"{EXTENT_ID} VARCHAR"]
+                cursor.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
+            else:
+                for column, kind in table.columns[len(old.columns) :]:
+                    cursor.execute(f"ALTER TABLE {name} ADD COLUMN {quoted(column)} {DUCKDB_TYPES[kind]}")
+            body = {"columns": table.columns, "folder": table.folder, "docstring": table.docstring}
+            _put(cursor, "table", "", table.name, body)
+        self._tables[table.name] = table
+        self._publish(table)
+        self.version += 1
+
+    def _publish(self, table: StoredTable) -> None:
+        """(Re)make the views under which queries know the table."""
+        columns = ", ".join(f"t.{quoted(name)}" for name, _ in table.columns)
+        source = f"adx.data.{quoted(table.name)} AS t"
+        joined = f"{source} LEFT JOIN adx.meta.extents AS e ON e.extent_id = t.{EXTENT_ID}"
+        hidden = f"{columns}, t.{INGESTION_TIME}, t.{EXTENT_ID}"
+        bodies = {
+            "plain": f"SELECT {columns} FROM {source}",
+            "timed": f"SELECT {hidden} FROM {source}",
+            "tagged": f"SELECT {hidden}, CAST(coalesce(e.tags, '[]') AS JSON) AS {EXTENT_TAGS} FROM {joined}",
+        }
+        for level, body in bodies.items():
+            self._root.execute(f"CREATE OR REPLACE VIEW {level}.main.{quoted(table.name)} AS {body}")
+
+    # Rows --------------------------------------------------------------------------------------------------------
+
+    def load(
+        self,
+        table: str,
+        select: str,
+        parameters: Any = None,
+        *,
+        tags: Sequence[str] = (),
+        size: int = 0,
+        level: Level = "plain",
+        replace: bool = False,
+        columns: Sequence[str] | None = None,
+    ) -> Extent | None:
+        """Append what a SQL query returns as one extent, or nothing at all.
+
+        Args:
+            table: destination.
+            select: SQL whose columns are the table's, by position.
+            parameters: bound to the SQL.
+            tags: the extent's.
+            size: bytes of the source before compression.
+            level: which hidden columns the SQL may read.
+            replace: drop what the table held in the same transaction.
+            columns: names of the columns that `select` gives, when not all.
+
+        Returns:
+            The extent, or None when the query gave no row.
+        """
+        schema = self.table(table)
+        names = ", ".join(quoted(name) for name in columns or [name for name, _ in schema.columns])
+        created, extent_id = self.clock(), str(uuid.uuid4())
+        target = f"adx.data.{quoted(table)}"
+        stamp = f"TIMESTAMP '{created:%Y-%m-%d %H:%M:%S.%f}', '{extent_id}'"
+        with self.transaction() as cursor:
+            if level != "plain":
+                cursor.execute(f"USE {level}")
+            if replace:
+                _empty(cursor, table)
+            cursor.execute(
+                f"INSERT INTO {target} ({names}, {INGESTION_TIME}, {EXTENT_ID}) SELECT *, {stamp} FROM ({select})",
+                parameters,
+            )
+            inserted = cursor.fetchone()
+            rows = int(inserted[0]) if inserted else 0
+            if not rows:
+                return None
+            extent = Extent(table, extent_id, created, tuple(tags), rows, size)
+            cursor.execute(
+                "INSERT INTO adx.meta.extents VALUES (?, ?, ?, ?, ?, ?)",
+                [table, extent_id, created.replace(tzinfo=None), json.dumps(list(tags)), rows, size],
+            )
+            return extent
+
+    def extents(self, table: str | None = None) -> list[Extent]:
+        """Extents of one table, or of all, oldest first."""
+        rows = self.cursor().execute(
+            "SELECT table_name, extent_id, created, tags, row_count, original_size FROM adx.meta.extents"
+            " WHERE $1 IS NULL OR table_name = $1 ORDER BY created, extent_id",
+            [table],
+        )
+        return [Extent(t, i, c, tuple(json.loads(g)), n, s) for t, i, c, g, n, s in rows.fetchall()]
+
+    def has_ingest_by(self, table: str, values: Sequence[str]) -> bool:
+        """Whether an extent of the table carries `ingest-by:<value>` for one of the values."""
+        wanted = {f"ingest-by:{value}" for value in values}
+        return bool(wanted) and any(wanted.intersection(extent.tags) for extent in self.extents(table))
+
+    def drop_extents(self, table: str | None, ids: Sequence[str] | None) -> list[Extent]:
+        """Drop extents (all of the table when `ids` is None) with their rows and the memory of their tags."""
+        with self._lock:
+            chosen = [e for e in self.extents(table) if ids is None or e.extent_id in set(ids)]
+            with self.transaction() as cursor:
+                for name in {extent.table for extent in chosen}:
+                    mine = [extent.extent_id for extent in chosen if extent.table == name]
+                    cursor.execute(
+                        f"DELETE FROM adx.data.{quoted(name)} WHERE list_contains(?, {EXTENT_ID})",  # noqa: S608
+                        [mine],
+                    )
+                    cursor.execute("DELETE FROM adx.meta.extents WHERE list_contains(?, extent_id)", [mine])
+        return chosen
+
+    # Documents ---------------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, parent: str, name: str, body: Document) -> None:
+        """Store an entity (mapping, function, view, policy, principal) in place of one of the same name."""
+        with self.transaction() as cursor:
+            _put(cursor, kind, parent, name, body)
+            self.version += 1
+
+    def get(self, kind: str, parent: str, name: str) -> Document | None:
+        """One entity, or None."""
+        sql = "SELECT body FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?"
+        row = self.cursor().execute(sql, [kind, parent, name]).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def delete(self, kind: str, parent: str, name: str) -> bool:
+        """Forget an entity; False when there was none."""
+        found = self.get(kind, parent, name) is not None
+        with self.transaction() as cursor:
+            cursor.execute(
+                "DELETE FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?", [kind, parent, name]
+            )
+            self.version += 1
+        return found
+
+    def documents(self, kind: str, parent: str | None = None) -> list[tuple[str, str, Document]]:
+        """(parent, name, body) of the entities of a kind."""
+        rows = self.cursor().execute(
+            "SELECT parent, name, body FROM adx.meta.entities WHERE kind = $1 AND ($2 IS NULL OR parent = $2)"
+            " ORDER BY parent, name",
+            [kind, parent],
+        )
+        return [(owner, name, json.loads(body)) for owner, name, body in rows.fetchall()]
+
+    def record(self, kind: Literal["failure", "operation"], id_: str, body: Document) -> None:
+        """Write an ingestion failure or an operation to the journal."""
+        with self.transaction() as cursor:
+            recorded = self.clock().replace(tzinfo=None)
+            cursor.execute("INSERT INTO adx.meta.journal VALUES (?, ?, ?, ?)", [kind, id_, recorded, json.dumps(body)])
+
+    def journal(self, kind: Literal["failure", "operation"]) -> list[Document]:
+        """The journal of a kind, oldest first."""
+        rows = self.cursor().execute(
+            "SELECT body FROM adx.meta.journal WHERE kind = ? ORDER BY recorded", [kind]
+        )
+        return [json.loads(body) for (body,) in rows.fetchall()]
+
+
+def _put(cursor: duckdb.DuckDBPyConnection, kind: str, parent: str, name: str, body: Mapping[str, Any]) -> None:
+    cursor.execute("INSERT OR REPLACE INTO adx.meta.entities VALUES (?, ?, ?, ?)", [kind, parent, name, json.dumps(body)])
+
+
+def _empty(cursor: duckdb.DuckDBPyConnection, table: str) -> None:
+    cursor.execute(f"DELETE FROM adx.data.{quoted(table)}")  # noqa: S608 - quoted
+    cursor.execute("DELETE FROM adx.meta.extents WHERE table_name = ?", [table])
+
+
+def _table(name: str, body: Document) -> StoredTable:
+    columns = tuple((column, kind) for column, kind in body["columns"])
+    return StoredTable(name, columns, body["folder"], body["docstring"])
+
+
+def _check_columns(columns: Sequence[tuple[str, str]]) -> None:
+    names = [name for name, _ in columns]
+    if len({name.casefold() for name in names}) != len(names):
+        raise KustoFault("Duplicate column names are not allowed in a table schema.", code="BadRequest_DuplicateColumns")
+
+
+def _missing_columns(old: StoredTable, columns: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    _check_columns(columns)
+    existing = dict(old.columns)
+    for name, kind in columns:
+        if name in existing and existing[name] != kind:
+            raise KustoFault(
+                f"Column '{name}' of table '{old.name}' exists with type '{existing[name]}', not '{kind}';"
+                " a column's type cannot be changed by create-merge.",
+                code="BadRequest_ColumnTypeMismatch",
+            )
+    return tuple((name, kind) for name, kind in columns if name not in existing)
