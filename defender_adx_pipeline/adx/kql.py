@@ -1,0 +1,308 @@
+"""The statements sent to Azure Data Explorer, built from `quoting` and nothing else. Pure functions.
+
+Here: every query and every data command. Not here: schema commands (`schema` and the scripts of `kql/`), and sending
+anything (`client`). Names go through `kql_name`, values through a literal; no caller passes KQL.
+
+Raw tables have one dynamic column, `Records`; a row's time is the text in it. Kusto compares that text as datetime to
+100 ns; `latest_times` returns texts, so that the seventh digit is never rounded.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from defender_adx_pipeline.instants import parse_instant, sort_key
+from defender_adx_pipeline.quoting import kql_bool, kql_datetime, kql_long, kql_name, kql_string
+
+RECORDS = "Records"
+MAPPING = "DynamicJsonMap"
+STATEMENT_BYTES = 1_000_000
+"""Size that a statement stays below, in UTF-8; the documented limit of a request is larger, but not by much."""
+
+IDS_PER_STATEMENT = 500
+
+Columns = Sequence[tuple[str, str]]
+
+_SLICE_ID = re.compile(r"[0-9a-f]{32}")
+_TAG = re.compile(r"\bingest-by:([0-9a-f]{32})\b")
+_UNITS = (
+    (timedelta(days=1), "d"),
+    (timedelta(hours=1), "h"),
+    (timedelta(minutes=1), "m"),
+    (timedelta(seconds=1), "s"),
+    (timedelta(milliseconds=1), "ms"),
+)
+
+
+class RowError(ValueError):
+    """A row that does not fit the table it is meant for; nothing was sent."""
+
+
+def time_counts(
+    table: str,
+    time_column: str,
+    start: datetime,
+    end: datetime,
+    grain: timedelta,
+    *,
+    ingested_since: datetime | None = None,
+) -> str:
+    """Rows per time bin of a raw table: columns `Bin` (datetime, the bin's start) and `Rows`; empty bins are absent.
+
+    Args:
+        table: a raw table.
+        time_column: the field of the record that holds the row's time.
+        start: first instant of the window.
+        end: first instant after it.
+        grain: the bin size, whole milliseconds.
+        ingested_since: a bound on the ingestion time, so that older extents are not read.
+    """
+    rows = _window(table, time_column, start, end, ingested_since)
+    return f"{rows}\n| summarize Rows = count() by Bin = bin(Bin, {timespan(grain)})"
+
+
+def row_count(
+    table: str, time_column: str, start: datetime, end: datetime, *, ingested_since: datetime | None = None
+) -> str:
+    """Rows of a window of a raw table: one row with the column `Rows`."""
+    return f"{_window(table, time_column, start, end, ingested_since)}\n| summarize Rows = count()"
+
+
+def records_in_window(
+    table: str, time_column: str, start: datetime, end: datetime, *, ingested_since: datetime | None = None
+) -> str:
+    """The records of a window of a raw table: one column, `Record`, JSON text; in no order."""
+    return f"{_window(table, time_column, start, end, ingested_since)}\n| project Record = tostring({RECORDS})"
+
+
+def latest_times(
+    table: str, time_column: str, start: datetime, end: datetime, *, ingested_since: datetime | None = None
+) -> str:
+    """The texts that spell the greatest time in a window: column `Text`, no row when the window is empty.
+
+    Usually one row. The same instant may be spelled in more ways (trailing zeros), so the caller takes the greatest by
+    `instants.sort_key`.
+    """
+    window = _window(table, time_column, start, end, ingested_since)
+    return (
+        f"let Latest = toscalar({window}\n| summarize max(Bin));\n"
+        f"{window}\n| where Bin >= Latest\n| distinct Text = tostring({RECORDS}[{kql_string(time_column)}])"
+    )
+
+
+def table_columns(table: str) -> str:
+    """The columns of a table or view in their order: `ColumnName` and `ColumnType`."""
+    return f"{kql_name(table)} | getschema | project ColumnName, ColumnType"
+
+
+def latest_configuration() -> str:
+    """The newest configuration row of every source table."""
+    return "VwLatestMigrationConfiguration"
+
+
+def latest_ledger(table: str, *, ending_after: datetime | None = None) -> str:
+    """The newest ledger row of every slice of a source table.
+
+    Args:
+        table: the source table.
+        ending_after: leave out windows that end at or before this instant.
+    """
+    query = f"VwLatestMigrationLedger | where SourceTable == {kql_string(table)}"
+    return query if ending_after is None else f"{query} | where WindowEnd > {kql_datetime(ending_after)}"
+
+
+def latest_audits(table: str | None = None) -> str:
+    """The newest audit row of one table, or of every table."""
+    chosen = "" if table is None else f" | where TableName == {kql_string(table)}"
+    return f"MigrationAuditLog{chosen} | summarize arg_max(Timestamp, *) by TableName"
+
+
+def landed_slices(table: str, slice_ids: Sequence[str]) -> Iterator[str]:
+    """Commands whose `Tags` name those of the slices that are in the table; read them with `slices_in_tags`.
+
+    The tag of a slice survives merges of extents, since a merged extent carries all tags of its parts.
+    """
+    for first in range(0, len(slice_ids), IDS_PER_STATEMENT):
+        ids = ", ".join(kql_string(_checked(slice_id)) for slice_id in slice_ids[first : first + IDS_PER_STATEMENT])
+        yield f".show table {kql_name(table)} extents | where Tags has_any (dynamic([{ids}])) | project Tags"
+
+
+def slices_in_tags(tags: str) -> set[str]:
+    """The slice ids in the `Tags` of one extent, however the tags are set apart."""
+    return set(_TAG.findall(tags))
+
+
+def ingestion_failures(database: str, table: str, since: datetime) -> str:
+    """A command for what could not be ingested into a table since an instant."""
+    return (
+        f".show ingestion failures | where Database == {kql_string(database)} and Table == {kql_string(table)}"
+        f" and FailedOn >= {kql_datetime(since)} | project FailedOn, IngestionSourcePath, Details, FailureKind, ErrorCode"
+    )
+
+
+def table_schema(table: str) -> str:
+    """A command for the columns of a table, not of a view: `Schema`, as `Name:type,Name:type`."""
+    return f".show table {kql_name(table)} cslschema"
+
+
+def json_mappings(table: str) -> str:
+    """A command for the JSON mappings of a table: `Name` and `Mapping`."""
+    return f".show table {kql_name(table)} ingestion json mappings"
+
+
+def append_rows(
+    table: str, columns: Columns, rows: Sequence[Mapping[str, Any]], *, limit: int = STATEMENT_BYTES
+) -> Iterator[str]:
+    """Commands that append rows by column name, as many as their size asks for.
+
+    `.append` matches columns by position, and an older database may have them in another order; the columns are
+    therefore the table's own, as `table_columns` gives them.
+
+    Args:
+        table: the table.
+        columns: all its columns, name and KQL type, in its order.
+        rows: values by column name; a column that is left out becomes null (an empty string for type string).
+        limit: bytes that one command may have.
+
+    Raises:
+        RowError: a row has a value for a column that the table has not, a value does not fit its column, or a row
+            alone is larger than a command may be. Nothing was sent.
+    """
+    head, tail = _append_frame(table, columns)
+    room = limit - len((head + tail).encode())
+    parts: list[str] = []
+    size = 0
+    for part in [_row(table, columns, row) for row in rows]:
+        length = len(part.encode()) + 2
+        if length > room:
+            raise RowError(f"{table}: a row of {length} bytes is larger than a statement may be ({limit} bytes)")
+        if size + length > room:
+            yield head + ",\n".join(parts) + tail
+            parts, size = [], 0
+        parts.append(part)
+        size += length
+    if parts:
+        yield head + ",\n".join(parts) + tail
+
+
+def timespan(length: timedelta) -> str:
+    """A timespan literal in the largest unit that divides it, such as `1h`.
+
+    Raises:
+        ValueError: it is not a positive number of milliseconds.
+    """
+    for unit, letter in _UNITS:
+        if length > timedelta(0) and length % unit == timedelta(0):
+            return f"{length // unit}{letter}"
+    raise ValueError(f"not a positive number of milliseconds: {length}")
+
+
+def literal(value: Any, kind: str) -> str:
+    """A value as a literal of a column type, in the form that `datatable` takes; None is the type's null.
+
+    A dynamic value becomes a string literal of its JSON, since `datatable` takes no function call.
+
+    Raises:
+        RowError: the value is not of that type, or the type is not one of those that are written.
+    """
+    try:
+        return _null(kind) if value is None else _LITERALS[kind](value)
+    except KeyError:
+        raise RowError(f"a value of type {kind} cannot be written") from None
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RowError(f"{value!r} is not a value of type {kind}: {error}") from error
+
+
+def _window(table: str, time_column: str, start: datetime, end: datetime, since: datetime | None) -> str:
+    """The rows of a window, with their time as the column `Bin`."""
+    lines = [kql_name(table)]
+    if since is not None:
+        lines.append(f"where ingestion_time() >= {kql_datetime(since)}")
+    lines.append(f"extend Bin = todatetime({RECORDS}[{kql_string(time_column)}])")
+    lines.append(f"where Bin >= {kql_datetime(start)} and Bin < {kql_datetime(end)}")
+    return "\n| ".join(lines)
+
+
+def _append_frame(table: str, columns: Columns) -> tuple[str, str]:
+    """What stands before and after the rows of an append."""
+    declared = ", ".join(f"{kql_name(name)}: {_declared(kind)}" for name, kind in columns)
+    projected = ", ".join(
+        f"{kql_name(name)} = parse_json({kql_name(name)})" if kind == "dynamic" else kql_name(name)
+        for name, kind in columns
+    )
+    return f".append {kql_name(table)} <|\ndatatable({declared})[\n", f"\n]\n| project {projected}"
+
+
+def _declared(kind: str) -> str:
+    if kind not in _LITERALS:
+        raise RowError(f"a column of type {kind} cannot be written")
+    return "string" if kind == "dynamic" else kind
+
+
+def _row(table: str, columns: Columns, row: Mapping[str, Any]) -> str:
+    strangers = row.keys() - {name for name, _ in columns}
+    if strangers:
+        raise RowError(f"{table} has no column {', '.join(sorted(strangers))}. Run `defender-adx bootstrap`.")
+    try:
+        return ", ".join(literal(row.get(name), kind) for name, kind in columns)
+    except RowError as error:
+        raise RowError(f"{table}: {error}") from error
+
+
+def _null(kind: str) -> str:
+    # Kusto's strings have no null; JSON has its own.
+    return {"string": '""', "dynamic": '"null"'}.get(kind) or f"{kind}(null)"
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not text")
+    value.encode()  # a lone surrogate cannot be sent
+    return kql_string(value)
+
+
+def _datetime(value: Any) -> str:
+    if isinstance(value, datetime):
+        return kql_datetime(value)
+    parse_instant(value)
+    return f"datetime({sort_key(value)})"
+
+
+def _integer(kind: str, bits: int) -> Any:
+    def written(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError("not a whole number")
+        if not -(2 ** (bits - 1)) < value < 2 ** (bits - 1):
+            raise ValueError(f"outside {bits} bits")
+        return kql_long(value) if kind == "long" else f"{kind}({value:d})"
+
+    return written
+
+
+def _bool(value: Any) -> str:
+    if not isinstance(value, bool):
+        raise TypeError("not a bool")
+    return kql_bool(value)
+
+
+def _dynamic(value: Any) -> str:
+    return kql_string(orjson.dumps(value).decode())
+
+
+_LITERALS: Mapping[str, Any] = {
+    "string": _string,
+    "datetime": _datetime,
+    "long": _integer("long", 64),
+    "int": _integer("int", 32),
+    "bool": _bool,
+    "dynamic": _dynamic,
+}
+
+
+def _checked(slice_id: str) -> str:
+    if not _SLICE_ID.fullmatch(slice_id):
+        raise ValueError(f"{slice_id!r} is not a slice id: 32 lower-case hexadecimal digits")
+    return slice_id
