@@ -23,7 +23,7 @@ def connection():
         )
         connection.execute("CREATE TABLE TRaw (Records JSON)")
         connection.execute(
-            "INSERT INTO TRaw SELECT json_object('Timestamp', strftime(Timestamp, '%xT%X.%nZ'), 'N', N) FROM T"
+            "INSERT INTO TRaw SELECT json_object('Timestamp', replace(Timestamp::VARCHAR, ' ', 'T') || 'Z', 'N', N) FROM T"
         )
         yield connection
 
