@@ -1,0 +1,235 @@
+"""What the database has and what it lacks: applying the scripts of `kql/`, and telling what is there.
+
+Here: bootstrap, which may be run again at any time, and `inspect`. Not here: the statements (`scripts`, `generated`)
+and typed tables. A database made by the older script, whose VwLatestMigrationConfiguration is a materialized view and whose
+MigrationConfiguration lacks a column, is taken over as it is.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError
+from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS, MAPPING
+from defender_adx_pipeline.adx.scripts import (
+    Placeholders,
+    SchemaScriptError,
+    Statement,
+    kql_folder,
+    statements,
+)
+from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.quoting import kql_name
+
+CONFIGURATION = "MigrationConfiguration"
+CONFIGURATION_VIEW = "VwLatestMigrationConfiguration"
+STATE_TABLES = (CONFIGURATION, "MigrationAuditLog", "MigrationLedger", "MigrationDeadLetter")
+STATE_VIEWS = (CONFIGURATION_VIEW, "VwLatestMigrationLedger")
+
+_VIEW_FILE = "11_vw_latest_migration_configuration.kql"
+_ROLES_FILE = "30_roles.kql"
+_ROWS_FILE = "40_configuration_rows.kql"
+
+ViewShape = Literal["function", "materialized view"]
+
+_MATERIALIZED_VIEW = (
+    f"{CONFIGURATION_VIEW} is a materialized view, made by an older script. It was left as it is and is read as it is."
+    " It serves the active row with the greatest LastRefreshedTime: a newer row that switches a table off, or sets its"
+    " watermark back, has no effect there. To replace it, run"
+    f" `.drop materialized-view {CONFIGURATION_VIEW}` and then `defender-adx bootstrap`; all rows are in"
+    f" {CONFIGURATION} and stay. Until then, see that it is still enabled and healthy:"
+    f" `.show materialized-view {CONFIGURATION_VIEW}`."
+)
+_NO_GRANTS = (
+    "The roles of 30_roles.kql were not granted. The pipeline needs them once: see `defender-adx bootstrap --print`."
+)
+
+
+class SchemaClient(Protocol):
+    """The part of `AdxClient` that is used here."""
+
+    database: str
+
+    def command(self, text: str, *, idempotent: bool) -> Sequence[Mapping[str, Any]]:
+        """The rows that a management command answers."""
+        ...
+
+    def query(self, kql: str) -> Sequence[Mapping[str, Any]]:
+        """The rows that a query answers."""
+        ...
+
+
+class BootstrapError(AdxError):
+    """A statement of the scripts was refused; names its file and line, what was applied before it, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseState:
+    """What `inspect` found."""
+
+    missing: tuple[str, ...]
+    """Tables, views and mappings that are not there, each in words."""
+    configuration_view: ViewShape | None
+    """What VwLatestMigrationConfiguration is."""
+    configuration_columns: Mapping[str, str]
+    """Name and type of the columns of MigrationConfiguration, in its own order; empty when there is no such table."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is not as the scripts make it, though it works; in sentences."""
+        return tuple(_findings(self))
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapReport:
+    """What bootstrap did."""
+
+    applied: tuple[Statement, ...]
+    skipped: tuple[Statement, ...]
+    found: tuple[str, ...]
+    """What a person should know of this database, in sentences."""
+
+
+def bootstrap(
+    client: SchemaClient,
+    *,
+    client_id: str | None,
+    tenant_id: str | None,
+    tables: Iterable[DefenderTable] | None = None,
+    grants: bool = True,
+) -> BootstrapReport:
+    """Run the scripts, one statement after the other. Running them again changes nothing and resets no watermark.
+
+    Args:
+        client: the database, with the rights that the scripts name (Database Admin has all of them).
+        client_id: the pipeline's own identity, which gets the roles of `30_roles.kql`.
+        tenant_id: the Entra tenant of that identity.
+        tables: the Defender tables to make; all of the shipped catalogue when absent.
+        grants: whether to grant the roles.
+
+    Raises:
+        SchemaScriptError: a name is missing or cannot stand in a statement; nothing was sent.
+        BootstrapError: a statement was refused; those before it are applied and may be run again.
+    """
+    if grants and (client_id is None or tenant_id is None):
+        raise SchemaScriptError(
+            "AZURE_CLIENT_ID and AZURE_TENANT_ID name the identity that gets the roles of 30_roles.kql: set both, or"
+            " leave the roles out. Nothing was sent."
+        )
+    listed = None if tables is None else tuple(tables)
+    names = Placeholders(client.database, client_id, tenant_id)
+    before = inspect(client)
+    skip = {_VIEW_FILE} if before.configuration_view == "materialized view" else set()
+    skip |= set() if grants else {_ROLES_FILE}
+    planned = statements(names, tables=listed)
+    applied = _run(client, [item for item in planned if item.file not in skip | {_ROWS_FILE}])
+    # Only now the table has all its columns, and an append has to follow the order in which it has them.
+    after = inspect(client, listed or ())
+    rows = statements(
+        Placeholders(client.database, client_id, tenant_id, after.configuration_columns or CONFIGURATION_COLUMNS),
+        tables=listed,
+    )
+    applied += _run(client, [item for item in rows if item.file == _ROWS_FILE])
+    return BootstrapReport(
+        applied=tuple(applied),
+        skipped=tuple(item for item in planned if item.file in skip),
+        found=(*after.findings, *(() if grants else (_NO_GRANTS,))),
+    )
+
+
+def inspect(client: SchemaClient, tables: Collection[DefenderTable] = ()) -> DatabaseState:
+    """What the database has of the objects that the pipeline needs.
+
+    Args:
+        client: the database.
+        tables: Defender tables whose raw table and mapping are looked for, too.
+
+    Raises:
+        AdxError: the database could not be asked.
+    """
+    there = set(_names(client, ".show tables", column="TableName"))
+    functions = set(_names(client, ".show functions"))
+    materialized = set(_names(client, ".show materialized-views"))
+    missing = [f"table {name}" for name in STATE_TABLES if name not in there]
+    missing += [f"view {name}" for name in STATE_VIEWS if name not in functions | materialized]
+    missing += [f"table {table.raw_table}" for table in tables if table.raw_table not in there]
+    missing += [
+        f"mapping {MAPPING} of table {table.raw_table}"
+        for table in tables
+        if table.raw_table in there and MAPPING not in _mappings(client, table.raw_table)
+    ]
+    shape: ViewShape | None = "function" if CONFIGURATION_VIEW in functions else None
+    return DatabaseState(
+        missing=tuple(missing),
+        configuration_view="materialized view" if CONFIGURATION_VIEW in materialized else shape,
+        configuration_columns=_columns(client, CONFIGURATION) if CONFIGURATION in there else {},
+    )
+
+
+def _run(client: SchemaClient, planned: Sequence[Statement]) -> list[Statement]:
+    for number, statement in enumerate(planned):
+        try:
+            client.command(statement.text, idempotent=True)
+        except AdxError as error:
+            advice = "Correct what it names"
+            if isinstance(error, AdxPermissionError):
+                advice = f"It takes: {statement.role}. Sign in with an identity that has it, or ask for it"
+            raise BootstrapError(
+                f"kql/{statement.file}, line {statement.line}: {error} {advice}, then run `defender-adx bootstrap`"
+                f" again: the {number} statements before this one are applied, and applying them again changes nothing."
+            ) from error
+    return list(planned)
+
+
+def _names(client: SchemaClient, command: str, *, column: str = "Name") -> Iterator[str]:
+    return (str(row[column]) for row in client.command(command, idempotent=True))
+
+
+def _mappings(client: SchemaClient, table: str) -> set[str]:
+    return set(_names(client, f".show table {kql_name(table)} ingestion json mappings"))
+
+
+def _columns(client: SchemaClient, table: str) -> dict[str, str]:
+    rows = client.query(f"{kql_name(table)} | getschema")
+    return {str(row["ColumnName"]): str(row["ColumnType"]) for row in rows}
+
+
+def _findings(state: DatabaseState) -> Iterator[str]:
+    if state.configuration_view == "materialized view":
+        yield _MATERIALIZED_VIEW
+    columns = state.configuration_columns
+    if not columns:
+        return
+    absent = [name for name in CONFIGURATION_COLUMNS if name not in columns]
+    if absent:
+        yield (
+            f"{CONFIGURATION} has no column {', '.join(absent)}: `defender-adx bootstrap` adds it as the last one; the"
+            " rows that are there keep it empty."
+        )
+    elif list(columns) != list(CONFIGURATION_COLUMNS):
+        yield (
+            f"The columns of {CONFIGURATION} stand in this order: {', '.join(columns)}. That works, since the pipeline"
+            " goes by their names; rows appended by hand with `.append` or `.ingest inline` go by position."
+        )
+    wrong = [
+        f"{name} is {columns[name]} and not {kind}"
+        for name, kind in CONFIGURATION_COLUMNS.items()
+        if columns.get(name, kind) != kind
+    ]
+    if wrong:
+        yield f"{CONFIGURATION}: {'; '.join(wrong)}. Bootstrap cannot change a type: make the column anew."
+
+
+__all__ = [
+    "BootstrapError",
+    "BootstrapReport",
+    "DatabaseState",
+    "Placeholders",
+    "SchemaClient",
+    "SchemaScriptError",
+    "Statement",
+    "bootstrap",
+    "inspect",
+    "kql_folder",
+    "statements",
+]
