@@ -8,7 +8,7 @@ allowed in entity names is the documented one ("Entity names" in the Kusto docs)
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -26,6 +26,14 @@ _ESCAPES = {
 }
 # DEL, NEL and the two Unicode separators end a line for some readers, so they go out escaped like control characters.
 _LINE_ENDERS = "\x7f\x85\u2028\u2029"
+_UNITS: tuple[tuple[str, timedelta], ...] = (
+    ("d", timedelta(days=1)),
+    ("h", timedelta(hours=1)),
+    ("m", timedelta(minutes=1)),
+    ("s", timedelta(seconds=1)),
+    ("ms", timedelta(milliseconds=1)),
+    ("microsecond", timedelta(microseconds=1)),
+)
 _NAME = re.compile(r"[A-Za-z0-9_ .\-]{1,1024}")
 
 
@@ -91,3 +99,15 @@ def kql_long(number: int) -> str:
 def kql_bool(value: bool) -> str:  # noqa: FBT001 - the value is the argument
     """A bool literal."""
     return "true" if value else "false"
+
+
+def kql_timespan(span: timedelta) -> str:
+    """A timespan literal that is exactly that long: `1h`, `90s`, `250microsecond`.
+
+    Raises:
+        ValueError: the span is zero or negative, which no bin can be.
+    """
+    if span <= timedelta(0):
+        raise ValueError(f"a bin must be longer than nothing: {span}")
+    unit, length = next((unit, length) for unit, length in _UNITS if not span % length)
+    return f"{span // length}{unit}"
