@@ -154,7 +154,7 @@ class AdxClient:
             with closing(self._frames(kql, parameters, timeout)) as rows:
                 return list(rows)
 
-        return self._with_retries(once, repeatable=True)
+        return self.retrying(once, repeatable=True)
 
     def stream(
         self, kql: str, *, parameters: Mapping[str, Parameter] | None = None, timeout: timedelta | None = None
@@ -173,7 +173,7 @@ class AdxClient:
             rows = self._frames(kql, parameters, timeout)
             return next(rows, None), rows
 
-        first, rest = self._with_retries(begin, repeatable=True)
+        first, rest = self.retrying(begin, repeatable=True)
         if first is not None:
             yield first
             yield from rest
@@ -204,7 +204,7 @@ class AdxClient:
             table = answer.primary_results[0]
             return list(_rows(table.raw_columns, table.raw_rows))
 
-        return self._with_retries(once, repeatable=idempotent)
+        return self.retrying(once, repeatable=idempotent)
 
     def close(self) -> None:
         """Close the connections."""
@@ -244,7 +244,17 @@ class AdxClient:
             raise translate(error, what) from error
         _check_completion(completion, what)
 
-    def _with_retries(self, call: Callable[[], _T], *, repeatable: bool) -> _T:
+    def retrying(self, call: Callable[[], _T], *, repeatable: bool) -> _T:
+        """The result of a call, which is repeated after throttling and after failures that allow it.
+
+        Args:
+            call: raises errors of `errors`.
+            repeatable: whether it may be repeated when nobody knows if it was carried out.
+
+        Raises:
+            AdxError: the last attempt's.
+        """
+
         def may_repeat(error: BaseException) -> bool:
             if isinstance(error, AdxUnreachableError):
                 return repeatable or error.never_ran

@@ -26,7 +26,7 @@ IDS_PER_STATEMENT = 500
 
 Columns = Sequence[tuple[str, str]]
 
-_SLICE_ID = re.compile(r"[0-9a-f]{32}")
+SLICE_ID = re.compile(r"[0-9a-f]{32}")
 _TAG = re.compile(r"\bingest-by:([0-9a-f]{32})\b")
 _UNITS = (
     (timedelta(days=1), "d"),
@@ -87,9 +87,10 @@ def latest_times(
     `instants.sort_key`.
     """
     window = _window(table, time_column, start, end, ingested_since)
+    text = f"tostring({RECORDS}[{kql_string(time_column)}])"
     return (
         f"let Latest = toscalar({window}\n| summarize max(Bin));\n"
-        f"{window}\n| where Bin >= Latest\n| distinct Text = tostring({RECORDS}[{kql_string(time_column)}])"
+        f"{window}\n| where Bin >= Latest\n| project Text = {text}\n| distinct Text"
     )
 
 
@@ -139,7 +140,8 @@ def ingestion_failures(database: str, table: str, since: datetime) -> str:
     """A command for what could not be ingested into a table since an instant."""
     return (
         f".show ingestion failures | where Database == {kql_string(database)} and Table == {kql_string(table)}"
-        f" and FailedOn >= {kql_datetime(since)} | project FailedOn, IngestionSourcePath, Details, FailureKind, ErrorCode"
+        f" and FailedOn >= {kql_datetime(since)}"
+        " | project FailedOn, IngestionSourcePath, Details, FailureKind, ErrorCode"
     )
 
 
@@ -303,6 +305,6 @@ _LITERALS: Mapping[str, Any] = {
 
 
 def _checked(slice_id: str) -> str:
-    if not _SLICE_ID.fullmatch(slice_id):
+    if not SLICE_ID.fullmatch(slice_id):
         raise ValueError(f"{slice_id!r} is not a slice id: 32 lower-case hexadecimal digits")
     return slice_id
