@@ -1,0 +1,89 @@
+"""Statements over the migration's own tables: configuration, ledger, audit. Pure functions.
+
+Here: what is asked of `MigrationConfiguration`, `MigrationLedger` and their views. Not here: statements over raw tables
+(`kql`), and what the rows mean (`migration`).
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+
+from defender_adx_pipeline.adx.kql import Columns, literal
+from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_string
+
+CONFIGURATION = "MigrationConfiguration"
+CONFIGURATION_VIEW = "VwLatestMigrationConfiguration"
+LEDGER = "MigrationLedger"
+LEDGER_VIEW = "VwLatestMigrationLedger"
+AUDIT = "MigrationAuditLog"
+DEAD_LETTERS = "MigrationDeadLetter"
+
+
+def latest_configuration() -> str:
+    """The newest configuration row of every source table, in either shape of the view."""
+    return CONFIGURATION_VIEW
+
+
+def ledger_slices(source_table: str, start: datetime, end: datetime) -> str:
+    """The newest row of every slice of a table that overlaps a window."""
+    return (
+        f"{LEDGER_VIEW}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Slice'"
+        f" and WindowStart < {kql_datetime(end)} and WindowEnd > {kql_datetime(start)}\n| order by WindowStart asc"
+    )
+
+
+def ledger_windows(source_table: str, destination_table: str, since: datetime) -> str:
+    """The confirmed windows of a table that end after an instant: `WindowStart`, `WindowEnd`."""
+    return (
+        f"{LEDGER_VIEW}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Window' and State == 'Confirmed'"
+        f" and DestinationTable == {kql_string(destination_table)} and WindowEnd > {kql_datetime(since)}"
+        "\n| distinct WindowStart, WindowEnd"
+    )
+
+
+def ledger_row_size(source_table: str) -> str:
+    """Rows and bytes of a table's ten latest slices with rows: one row, `Rows` and `Bytes`."""
+    return (
+        f"{LEDGER_VIEW}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Slice' and ReceivedRows > 0"
+        "\n| top 10 by RecordedAt desc\n| summarize Rows = sum(ReceivedRows), Bytes = sum(Bytes)"
+    )
+
+
+def latest_audits() -> str:
+    """The newest audit row of every table."""
+    return f"{AUDIT} | summarize arg_max(Timestamp, *) by TableName"
+
+
+def ledger_summary() -> str:
+    """Per source table: what is open, and the confirmed windows' outer bounds."""
+    return (
+        f"{LEDGER_VIEW}\n| summarize OpenSlices = countif(Kind == 'Slice' and State in ('Planned', 'Queued')),"
+        " CoveredFrom = minif(WindowStart, Kind == 'Window'), CoveredTo = maxif(WindowEnd, Kind == 'Window')"
+        " by SourceTable"
+    )
+
+
+def advance_watermark(source_table: str, watermark: str, *, columns: Columns, view_columns: Collection[str]) -> str:
+    """A command that appends a configuration row with a later watermark, all else copied from the newest row.
+
+    Args:
+        source_table: whose row.
+        watermark: the new value, a UTC instant with seven digits.
+        columns: the columns of `MigrationConfiguration` in its order.
+        view_columns: what the view has of them: one of the older script lacks `LastRefreshedTimeInString`.
+    """
+    values = {
+        "LastRefreshedTime": literal(watermark, "datetime"),
+        "LastRefreshedTimeInString": literal(watermark, "string"),
+    }
+    projected = []
+    for name, kind in columns:
+        if name in values:
+            projected.append(f"{kql_name(name)} = {values[name]}")
+        elif name in view_columns:
+            projected.append(kql_name(name))
+        else:
+            projected.append(f"{kql_name(name)} = {literal(None, kind)}")
+    return (
+        f".append {CONFIGURATION} <|\n{CONFIGURATION_VIEW}\n| where SourceTable == {kql_string(source_table)}"
+        f" and LastRefreshedTime < {literal(watermark, 'datetime')}\n| project {', '.join(projected)}"
+    )

@@ -1,0 +1,307 @@
+"""One attempt at a window of a table, from counting to the audit row. `sync` is the whole of it.
+
+Here: the order of the steps and the verdict: success means that Defender's count is ADX's count. Every attempt leaves
+exactly one audit row, also when it fails. Not here: the steps themselves (`planner`, `loading`, `state`).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from defender_adx_pipeline.adx import kql
+from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline.adx.errors import AdxError
+from defender_adx_pipeline.adx.ingestion import SliceLoader
+from defender_adx_pipeline.catalogue import Catalogue
+from defender_adx_pipeline.defender.client import CallUsage, HuntingClient
+from defender_adx_pipeline.instants import sort_key, utc_now
+from defender_adx_pipeline.migration import watermark
+from defender_adx_pipeline.migration.audit import AuditRow, AuditStatus, Tally
+from defender_adx_pipeline.migration.configuration import TableConfiguration
+from defender_adx_pipeline.migration.counts import compare
+from defender_adx_pipeline.migration.errors import (
+    CountMismatchError,
+    DeadLetterError,
+    LostRowsError,
+    SurplusError,
+)
+from defender_adx_pipeline.migration.extraction import Extraction
+from defender_adx_pipeline.migration.ledger import RunIdentity, window_row
+from defender_adx_pipeline.migration.loading import ProgressCallback, SliceDriver, no_progress
+from defender_adx_pipeline.migration.plan import Counts, Plan
+from defender_adx_pipeline.migration.planner import Clock, EngineOptions, Planner
+from defender_adx_pipeline.migration.scope import KEPT, readable, readable_since, tick_window
+from defender_adx_pipeline.migration.slices import DeadLetter
+from defender_adx_pipeline.migration.state import StateStore
+from defender_adx_pipeline.migration.windows import Window
+
+AuditCallback = Callable[[AuditRow, Tally], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a run wants of a table: a window, or with None what a tick takes."""
+
+    source_table: str
+    run: RunIdentity
+    window: Window | None
+
+
+def no_observer(row: AuditRow, tally: Tally) -> None:
+    """Tell nobody but the audit log."""
+    del row, tally
+
+
+class Migration:
+    """Moves windows of Defender tables into ADX. One per process step; not for several threads at once.
+
+    Args:
+        hunting_client: the source.
+        adx: the cluster, for queries and commands.
+        loader: queued ingestion into it.
+        catalogue: the known tables.
+        options: sizes and times.
+        observe: is told of every audit row, with the attempt's numbers, after the row was written.
+        clock: the present.
+    """
+
+    def __init__(
+        self,
+        *,
+        hunting_client: HuntingClient,
+        adx: AdxClient,
+        loader: SliceLoader,
+        catalogue: Catalogue,
+        options: EngineOptions,
+        observe: AuditCallback = no_observer,
+        clock: Clock = utc_now,
+    ) -> None:
+        self.state = StateStore(adx, catalogue)
+        self._hunting = hunting_client
+        self._adx = adx
+        self._options = options
+        self._observe = observe
+        self._clock = clock
+        self._planner = Planner(
+            hunting_client=hunting_client, adx=adx, loader=loader, state=self.state, options=options, clock=clock
+        )
+        self._driver = SliceDriver(
+            adx=adx, loader=loader, state=self.state, confirm_timeout=options.confirm_timeout, clock=clock
+        )
+
+    def sync(self, asked: Asked, tell: ProgressCallback = no_progress) -> Tally | None:
+        """Bring ADX up to Defender for a window. Idempotent.
+
+        Returns:
+            The numbers of the attempt, or None when the table is inactive and was left alone.
+
+        Raises:
+            MigrationError, HuntingError, AdxError: what is missing or could not be done; the audit row says it, too.
+        """
+        extraction = self.extract(asked)
+        return None if extraction is None else self.load(extraction, tell)
+
+    def extract(self, asked: Asked) -> Extraction | None:
+        """Count both sides and write the plan to the ledger; nothing is read yet.
+
+        Returns:
+            The extraction, or None when the table is inactive: then the audit row says `Skipped`.
+
+        Raises:
+            As `sync`.
+        """
+        tally = Tally()
+        with self._audited_failure(asked.source_table, tally):
+            configuration = self.state.configuration(asked.source_table)
+            if configuration.is_active:
+                return self._extraction(asked, configuration, tally)
+        self._audit(asked.source_table, "Skipped", _INACTIVE, tally)
+        return None
+
+    def _extraction(self, asked: Asked, configuration: TableConfiguration, tally: Tally) -> Extraction:
+        window, lost = self._window(configuration, asked.window)
+        tally.window, tally.watermark = window, configuration.watermark
+        plan = self._planner.plan(configuration, window, asked.run)
+        self._count_in(tally, plan.counts)
+        return Extraction(plan, self._hunting, tally, lost)
+
+    def load(self, extraction: Extraction, tell: ProgressCallback = no_progress) -> Tally:
+        """Read, load, confirm and record what was planned.
+
+        Raises:
+            As `sync`.
+        """
+        plan, tally = extraction.plan, extraction.tally
+        with self._audited_failure(plan.table, tally):
+            counts = self._load_until_equal(extraction, tell)
+            self._complete(plan, counts, tally)
+            self._object(plan, counts, extraction.lost)
+        self._audit(plan.table, "Success", "; ".join(tally.notes), tally)
+        return tally
+
+    def _window(self, configuration: TableConfiguration, asked: Window | None) -> tuple[Window, str]:
+        now, options = self._clock(), self._options
+        table = configuration.table.name
+        since = min(readable_since(now), max(configuration.watermark_instant, now - timedelta(days=365)))
+        coverage = self.state.coverage(table, configuration.destination_table, since)
+        if asked is None:
+            covered = watermark.complete_until(configuration, coverage, now=now)
+            if configuration.load_type == "Full" and not coverage:
+                covered = None
+            asked = tick_window(covered=covered, now=now, settle=options.settle, overlap=options.overlap, table=table)
+        window = readable(asked, now=now, settle=options.settle, table=table).window
+        lost = watermark.lost_window(configuration, coverage, now=now)
+        reaches_edge = window.start <= readable_since(now)
+        return window, _lost(table, lost) if lost is not None and reaches_edge else ""
+
+    def _load_until_equal(self, extraction: Extraction, tell: ProgressCallback) -> Counts:
+        plan, tally = extraction.plan, extraction.tally
+        for _ in range(self._options.rounds):
+            dead_letters = self._driver.drive(extraction, tell)
+            counts = self._count_again(plan)
+            self._count_in(tally, counts)
+            if dead_letters:
+                self._keep_dead_letters(plan, dead_letters)
+            if not counts.missing:
+                return counts
+            plan = self._planner.plan(plan.configuration, plan.window, plan.run)
+            self._count_in(tally, plan.counts)
+            if not plan.counts.missing and not plan.slices:
+                return plan.counts
+            extraction = extraction.with_plan(plan)
+        raise CountMismatchError(_mismatch(plan, self._options.rounds))
+
+    def _count_again(self, plan: Plan) -> Counts:
+        """Both sides after a round; Defender is asked again only if its first count no longer explains ADX's."""
+        if not plan.slices and not plan.landed:
+            return plan.counts
+        window, grain = plan.window, plan.counts.grain
+        destination = self._planner.count_destination(plan.configuration, window, grain)
+        counts = Counts(window, grain, compare(window, grain, plan.counts.source_by_bin(), destination))
+        if counts.missing or counts.surplus:
+            return self._planner.count(plan.configuration, window, grain)
+        return counts
+
+    def _keep_dead_letters(self, plan: Plan, dead_letters: list[DeadLetter]) -> None:
+        self.state.append_dead_letters(dead_letters, now=self._clock())
+        first = dead_letters[0].reason
+        raise DeadLetterError(
+            f"{plan.table} {plan.window}: {len(dead_letters)} records are larger than the dynamic column of"
+            f" {plan.configuration.destination_table} holds, where they would silently become null. They were kept"
+            " out and are listed in MigrationDeadLetter; every other row was loaded; the watermark stays where it is."
+            f" The first: {first}"
+        )
+
+    def _complete(self, plan: Plan, counts: Counts, tally: Tally) -> None:
+        """Record that the window is complete, and move the watermark over what is complete without a hole."""
+        configuration, now = plan.configuration, self._clock()
+        row = window_row(
+            plan.run,
+            source_table=plan.table,
+            destination_table=configuration.destination_table,
+            window=plan.window,
+            source_rows=counts.source_rows,
+            received_rows=tally.received_rows,
+            destination_rows=counts.destination_rows,
+            now=now,
+        )
+        self.state.append_ledger([row])
+        earliest = readable_since(now)
+        since = max(configuration.watermark_instant, earliest) if configuration.loaded_before else earliest
+        coverage = self.state.coverage(plan.table, configuration.destination_table, earliest)
+        until = watermark.complete_until(configuration, coverage, now=now)
+        if until is None:
+            tally.notes.append(
+                f"the watermark stays at {configuration.watermark}: the time from {earliest.isoformat()} up to this"
+                " window is not complete yet"
+            )
+            return
+        latest = (
+            self._latest_time(configuration, Window(min(since, plan.window.start), until)) if until > since else None
+        )
+        moved = watermark.advanced(configuration, latest)
+        if moved is not None:
+            self.state.advance_watermark(plan.table, moved)
+            tally.watermark = moved
+
+    def _latest_time(self, configuration: TableConfiguration, window: Window) -> str | None:
+        query = kql.latest_times(
+            configuration.destination_table, configuration.table.time_column or "", window.start, window.end
+        )
+        texts = [sort_key(str(row["Text"])) for row in self._adx.query(query)]
+        return max(texts, default=None)
+
+    def _object(self, plan: Plan, counts: Counts, lost: str) -> None:
+        """Raise what is wrong although nothing that can be had is missing."""
+        surplus = counts.surplus
+        if surplus:
+            shown = "; ".join(f"{b.window}: {b.source_rows} and {b.destination_rows}" for b in surplus[:5])
+            raise SurplusError(
+                f"{plan.table} {plan.window}: ADX has more rows than Defender in {len(surplus)} bins (Defender and ADX:"
+                f" {shown}). Nothing is missing, and nothing was deleted. Rows that something else loaded twice, or"
+                f" that Defender has taken back, look like this; compare them in {plan.configuration.destination_table}."
+            )
+        if lost:
+            raise LostRowsError(lost)
+
+    @contextmanager
+    def _audited_failure(self, source_table: str, tally: Tally) -> Iterator[None]:
+        """Count time and calls; write the audit row of a failure."""
+        started, before = time.monotonic(), self._hunting.usage
+        try:
+            yield
+        except BaseException as error:
+            self._add_usage(tally, started, before)
+            try:
+                self._audit(source_table, "Failed", f"{type(error).__name__}: {error}", tally)
+            except AdxError as second:
+                error.add_note(f"The audit row could not be written either: {second}")
+            raise
+        self._add_usage(tally, started, before)
+
+    def _audit(self, source_table: str, status: AuditStatus, reason: str, tally: Tally) -> None:
+        row = AuditRow(source_table, self._clock(), status, reason, tally.loaded_rows)
+        self.state.append_audit(row)
+        self._observe(row, tally)
+
+    def _add_usage(self, tally: Tally, started: float, before: CallUsage) -> None:
+        used = self._hunting.usage - before
+        tally.calls += used.calls
+        tally.retries += used.retries
+        tally.answer_bytes += used.bytes
+        tally.quota_wait += used.quota_wait
+        tally.seconds += time.monotonic() - started
+
+    @staticmethod
+    def _count_in(tally: Tally, counts: Counts) -> None:
+        tally.expected_rows = counts.source_rows
+        tally.queryable_rows = counts.destination_rows
+        tally.rows_by_day = counts.destination_rows_by_day()
+
+
+_INACTIVE = (
+    "IsActive is false in MigrationConfiguration, so nothing was read. Append a row with IsActive true to move the"
+    " table again."
+)
+
+
+def _lost(table: str, lost: Window) -> str:
+    return (
+        f"{table} {lost}: this window was not loaded while Defender still had it, and is older than the {KEPT.days}"
+        " days that Defender keeps: its rows, if there were any, cannot be had any more. Everything since was loaded and the"
+        " watermark goes on, so this is told once. Run the pipeline at least once in 30 days."
+    )
+
+
+def _mismatch(plan: Plan, rounds: int) -> str:
+    counts = plan.counts
+    bins = [item for item in counts.bins if item.missing]
+    shown = "; ".join(f"{b.window}: {b.source_rows} and {b.destination_rows}" for b in bins[:5])
+    return (
+        f"{plan.table} {counts.window}: after {rounds} rounds Defender has {counts.source_rows} rows and"
+        f" {plan.configuration.destination_table} has {counts.destination_rows}; {counts.missing} are missing in"
+        f" {len(bins)} bins (Defender and ADX: {shown}). What was loaded is kept, the watermark stays where it"
+        " is, and the next run goes on from here."
+    )

@@ -1,0 +1,69 @@
+"""One row of MigrationAuditLog for every attempt, also when it fails.
+
+Here: the row and the numbers of an attempt. Not here: writing it (`state`) and showing it in Dagster (`defs`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from defender_adx_pipeline.instants import to_text
+from defender_adx_pipeline.migration.windows import Window
+
+AuditStatus = Literal["Success", "Failed", "Skipped"]
+
+_REASON_LIMIT = 8_000
+"""Characters of a reason that are kept: enough for a list of windows, far below Kusto's 1 MB for a string."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One attempt, in the columns of `MigrationAuditLog`."""
+
+    table_name: str
+    timestamp: datetime
+    status: AuditStatus
+    failure_reason: str
+    record_count: int
+    """Rows that this attempt brought into ADX and saw confirmed."""
+
+    def columns(self) -> dict[str, Any]:
+        """The row by column name."""
+        return {
+            "TableName": self.table_name,
+            "Timestamp": to_text(self.timestamp),
+            "Status": self.status,
+            "FailureReason": self.failure_reason[:_REASON_LIMIT],
+            "RecordCount": self.record_count,
+        }
+
+
+@dataclass(slots=True)
+class Tally:
+    """The numbers of an attempt while it runs."""
+
+    expected_rows: int = 0
+    """Rows of the window in Defender, as last counted."""
+    received_rows: int = 0
+    """Rows that were read from Defender for loading."""
+    loaded_rows: int = 0
+    """Rows of slices that were confirmed in this attempt."""
+    queryable_rows: int = 0
+    """Rows of the window in ADX, as last counted."""
+    bytes: int = 0
+    """Uncompressed bytes of the blobs that were queued."""
+    slices: int = 0
+    slices_resumed: int = 0
+    """Of these, the ones that an earlier attempt had planned."""
+    window: Window | None = None
+    calls: int = 0
+    retries: int = 0
+    answer_bytes: int = 0
+    quota_wait: float = 0.0
+    """Seconds."""
+    seconds: float = 0.0
+    watermark: str = ""
+    notes: list[str] = field(default_factory=list)
+    rows_by_day: Mapping[str, int] = field(default_factory=dict)
+    """Rows in ADX by UTC day, where the attempt counted them."""

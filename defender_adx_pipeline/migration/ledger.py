@@ -1,0 +1,98 @@
+"""Rows of MigrationLedger: what was planned, queued and confirmed. Values and how they follow from each other.
+
+Not here: reading and writing rows (`state`). Two kinds of row: a `Slice` row for each state of a slice, and one
+`Window` row when a whole window was found equal on both sides; the union of the confirmed windows is the table's coverage.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from defender_adx_pipeline.instants import parse_instant, to_text
+from defender_adx_pipeline.migration.slices import Slice, SliceState
+from defender_adx_pipeline.migration.windows import Window
+
+LedgerKind = Literal["Slice", "Window"]
+
+_WINDOWS = uuid.UUID("b3f7f1d6-a115-4f0c-9c3e-6a574a0e9c55")
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Which run and partition an attempt belongs to, as the ledger names them."""
+
+    run_id: str
+    partition_key: str
+
+
+def slice_row(item: Slice, run: RunIdentity, *, state: SliceState, now: datetime, **facts: Any) -> dict[str, Any]:
+    """A ledger row for one state of a slice; `facts` are further columns by name."""
+    return {
+        "RunId": run.run_id,
+        "PartitionKey": run.partition_key,
+        "SourceTable": item.source_table,
+        "DestinationTable": item.destination_table,
+        "SliceId": item.slice_id,
+        "Kind": "Slice",
+        "WindowStart": to_text(item.window.start),
+        "WindowEnd": to_text(item.window.end),
+        "State": state,
+        "ExpectedRows": item.expected_rows,
+        "ReceivedRows": item.received_rows,
+        "Bytes": item.bytes,
+        "Attempt": item.attempt,
+        "RecordedAt": to_text(now),
+        **facts,
+    }
+
+
+def window_row(
+    run: RunIdentity,
+    *,
+    source_table: str,
+    destination_table: str,
+    window: Window,
+    source_rows: int,
+    received_rows: int,
+    destination_rows: int,
+    now: datetime,
+) -> dict[str, Any]:
+    """A ledger row that says: this whole window is in ADX. Empty windows have one, too."""
+    bounds = f"{window.start.isoformat()}/{window.end.isoformat()}"
+    return {
+        "RunId": run.run_id,
+        "PartitionKey": run.partition_key,
+        "SourceTable": source_table,
+        "DestinationTable": destination_table,
+        "SliceId": uuid.uuid5(_WINDOWS, f"{source_table}/{destination_table}/{bounds}").hex,
+        "Kind": "Window",
+        "WindowStart": to_text(window.start),
+        "WindowEnd": to_text(window.end),
+        "State": "Confirmed",
+        "ExpectedRows": source_rows,
+        "ReceivedRows": received_rows,
+        "QueryableRows": destination_rows,
+        "RecordedAt": to_text(now),
+    }
+
+
+def slice_from_row(row: Mapping[str, Any]) -> Slice:
+    """A slice as the ledger last recorded it; the row's times are text (`tostring`)."""
+    return Slice(
+        slice_id=row["SliceId"],
+        source_table=row["SourceTable"],
+        destination_table=row["DestinationTable"],
+        window=window_of_row(row),
+        expected_rows=int(row["ExpectedRows"] or 0),
+        state=row["State"],
+        received_rows=int(row["ReceivedRows"] or 0),
+        bytes=int(row["Bytes"] or 0),
+        attempt=int(row["Attempt"] or 1),
+    )
+
+
+def window_of_row(row: Mapping[str, Any]) -> Window:
+    """The window of a ledger row."""
+    return Window(parse_instant(row["WindowStart"]), parse_instant(row["WindowEnd"]))

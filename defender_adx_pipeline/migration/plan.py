@@ -1,0 +1,82 @@
+"""What an attempt is going to do, as a value: the window, the counts on both sides, and the slices.
+
+Not here: making it (`engine`) and doing it (`loading`).
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from defender_adx_pipeline.migration.configuration import TableConfiguration
+from defender_adx_pipeline.migration.counts import BinCount
+from defender_adx_pipeline.migration.ledger import RunIdentity
+from defender_adx_pipeline.migration.slices import Slice
+from defender_adx_pipeline.migration.windows import Window, bin_floor
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A window counted on both sides."""
+
+    window: Window
+    grain: timedelta
+    bins: tuple[BinCount, ...]
+
+    @property
+    def source_rows(self) -> int:
+        """Rows in Defender."""
+        return sum(item.source_rows for item in self.bins)
+
+    @property
+    def destination_rows(self) -> int:
+        """Rows in ADX."""
+        return sum(item.destination_rows for item in self.bins)
+
+    @property
+    def missing(self) -> int:
+        """Rows that ADX lacks, bin by bin: a surplus elsewhere does not hide them."""
+        return sum(item.missing for item in self.bins)
+
+    @property
+    def surplus(self) -> tuple[BinCount, ...]:
+        """Bins in which ADX has more rows than Defender."""
+        return tuple(item for item in self.bins if item.surplus)
+
+    def source_by_bin(self) -> dict[datetime, int]:
+        """Rows in Defender by bin start, as `bin()` names bins."""
+        return {bin_floor(item.window.start, self.grain): item.source_rows for item in self.bins if item.source_rows}
+
+    def destination_rows_by_day(self) -> dict[str, int]:
+        """Rows in ADX by UTC day; bins are never longer than a day."""
+        days: Counter[str] = Counter()
+        for item in self.bins:
+            days[item.window.start.date().isoformat()] += item.destination_rows
+        return dict(days)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One round of an attempt."""
+
+    configuration: TableConfiguration
+    run: RunIdentity
+    counts: Counts
+    slices: tuple[Slice, ...]
+    """To be read and queued, in order of time; those of earlier attempts first."""
+    resumed: frozenset[str] = frozenset()
+    """Ids of slices that an earlier attempt had planned."""
+    landed: tuple[Slice, ...] = ()
+    """Slices of earlier attempts whose tag ADX already has: confirmed without reading."""
+    with_present_rows: frozenset[str] = frozenset()
+    """Ids of slices in whose window ADX already has rows: those are subtracted by identity."""
+    dynamic_columns: tuple[str, ...] = field(default=())
+
+    @property
+    def table(self) -> str:
+        """The Defender table."""
+        return self.configuration.table.name
+
+    @property
+    def window(self) -> Window:
+        """The window of the attempt."""
+        return self.counts.window

@@ -1,0 +1,175 @@
+"""Making plans: both sides are counted, the ledger tells what is under way, and slices are chosen and recorded.
+
+Not here: the choice itself (`planning`, pure), and doing a plan (`loading`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from defender_adx_pipeline.adx import kql
+from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline.adx.ingestion import SliceLoader
+from defender_adx_pipeline.defender import hunting
+from defender_adx_pipeline.defender.client import HuntingClient
+from defender_adx_pipeline.defender.errors import QueryContext
+from defender_adx_pipeline.instants import parse_instant, utc_now
+from defender_adx_pipeline.migration import planning
+from defender_adx_pipeline.migration.configuration import TableConfiguration
+from defender_adx_pipeline.migration.counts import BinCount, compare
+from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
+from defender_adx_pipeline.migration.plan import Counts, Plan
+from defender_adx_pipeline.migration.slices import OPEN_STATES, Slice
+from defender_adx_pipeline.migration.state import StateStore
+from defender_adx_pipeline.migration.windows import Window
+
+CLOCK_SKEW = timedelta(hours=1)
+"""How far ADX's clock may be behind those that stamped the rows: none is ingested longer before its own time."""
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Sizes and times of the engine; defaults are those of the settings."""
+
+    settle: timedelta = timedelta(minutes=10)
+    overlap: timedelta = timedelta(hours=4)
+    slice_rows: int = 50_000
+    slice_bytes: int = 16 * 1024 * 1024
+    confirm_timeout: timedelta = timedelta(minutes=30)
+    """How long a queued slice may take to become queryable. ADX batches a tagged blob alone, so mostly a minute."""
+    rounds: int = 3
+    """How often a window is compared again within one attempt before it is given up."""
+
+
+class Planner:
+    """Makes plans: asks both sides for counts and the ledger for what is under way."""
+
+    def __init__(
+        self,
+        *,
+        hunting_client: HuntingClient,
+        adx: AdxClient,
+        loader: SliceLoader,
+        state: StateStore,
+        options: EngineOptions,
+        clock: Clock = utc_now,
+    ) -> None:
+        self._hunting = hunting_client
+        self._adx = adx
+        self._loader = loader
+        self._state = state
+        self._options = options
+        self._clock = clock
+
+    def plan(self, configuration: TableConfiguration, window: Window, run: RunIdentity) -> Plan:
+        """Count both sides, choose slices, and write them to the ledger as `Planned`.
+
+        Raises:
+            HuntingError: Defender could not be asked; a count that failed is never zero.
+            AdxError: ADX could not be asked or written to.
+        """
+        table = configuration.table
+        self._loader.check_destination(configuration.destination_table)
+        rows = self._state.ledger_slices(table.name, window)
+        known = [slice_from_row(row) for row in rows if row["DestinationTable"] == configuration.destination_table]
+        under_way = [item for item in known if item.state in OPEN_STATES]
+        landed_ids = self._loader.landed(configuration.destination_table, [item.slice_id for item in under_way])
+        landed = tuple(item for item in under_way if item.slice_id in landed_ids)
+        resumed = tuple(item.planned_again() for item in under_way if item.slice_id not in landed_ids)
+        columns = self._hunting.schema(table.name)
+        counts = self.count(configuration, window)
+        fresh = self._choose(configuration, counts, known, [item.window for item in resumed])
+        plan = Plan(
+            configuration=configuration,
+            run=run,
+            counts=counts,
+            slices=(*resumed, *fresh),
+            resumed=frozenset(item.slice_id for item in resumed),
+            landed=landed,
+            with_present_rows=self._with_present_rows(configuration, counts, resumed, fresh),
+            dynamic_columns=tuple(column.name for column in columns if column.type == "dynamic"),
+        )
+        self._record(plan)
+        return plan
+
+    def count(self, configuration: TableConfiguration, window: Window, grain: timedelta | None = None) -> Counts:
+        """Rows per bin on both sides."""
+        grain = grain or planning.GRAINS[0]
+        source = self.count_source(configuration, window, grain)
+        destination = self.count_destination(configuration, window, grain)
+        return Counts(window, grain, compare(window, grain, source, destination))
+
+    def count_source(self, configuration: TableConfiguration, window: Window, grain: timedelta) -> dict[datetime, int]:
+        """Rows per bin in Defender."""
+        table = configuration.table
+        query = hunting.time_counts(table.name, table.time_column or "", window.start, window.end, grain)
+        context = QueryContext(table=table.name, purpose="count rows", window=str(window))
+        answer = self._hunting.run(query, context=context)
+        return {parse_instant(row["Bin"]): int(row["Rows"]) for row in answer.take_records()}
+
+    def count_destination(
+        self, configuration: TableConfiguration, window: Window, grain: timedelta
+    ) -> dict[datetime, int]:
+        """Rows per bin in ADX."""
+        query = kql.time_counts(
+            configuration.destination_table,
+            configuration.table.time_column or "",
+            window.start,
+            window.end,
+            grain,
+            ingested_since=window.start - CLOCK_SKEW,
+        )
+        return {parse_instant(row["Bin"]): int(row["Rows"]) for row in self._adx.query(query)}
+
+    def _choose(
+        self, configuration: TableConfiguration, counts: Counts, known: Sequence[Slice], busy: Sequence[Window]
+    ) -> list[Slice]:
+        if not counts.missing:
+            return []
+
+        def count(window: Window, grain: timedelta) -> Sequence[BinCount]:
+            return self.count(configuration, window, grain).bins
+
+        target = planning.SliceTarget.for_table(
+            rows=self._options.slice_rows,
+            byte_limit=self._options.slice_bytes,
+            bytes_per_row=self._state.bytes_per_row(configuration.table.name),
+        )
+        return planning.make_slices(
+            planning.choose(counts.bins, busy=busy, target=target, count_window=count),
+            source_table=configuration.table.name,
+            destination_table=configuration.destination_table,
+            confirmed={item.slice_id for item in known if item.state == "Confirmed"},
+        )
+
+    def _with_present_rows(
+        self,
+        configuration: TableConfiguration,
+        counts: Counts,
+        resumed: Sequence[Slice],
+        fresh: Sequence[Slice],
+    ) -> frozenset[str]:
+        """Slices whose window has rows in ADX. A resumed one may reach beyond the counted window."""
+        present = []
+        for item in (*resumed, *fresh):
+            if counts.window.start <= item.window.start and item.window.end <= counts.window.end:
+                overlapping = (b for b in counts.bins if b.window.overlaps(item.window))
+                if any(b.destination_rows for b in overlapping):
+                    present.append(item.slice_id)
+            elif self.count_destination(configuration, item.window, planning.GRAINS[0]):
+                present.append(item.slice_id)
+        return frozenset(present)
+
+    def _record(self, plan: Plan) -> None:
+        now = self._clock()
+        rows = [slice_row(item, plan.run, state="Planned", now=now) for item in plan.slices]
+        rows += [
+            slice_row(
+                replace(item, state="Confirmed"), plan.run, state="Confirmed", now=now, Reason="tag already there"
+            )
+            for item in plan.landed
+        ]
+        if rows:
+            self._state.append_ledger(rows)

@@ -1,0 +1,123 @@
+"""The state of the migration in ADX: configuration, ledger and audit log, read and written.
+
+Here: the only place where the engine talks to those tables. Not here: what the rows mean (`configuration`, `ledger`,
+`audit`, `watermark`) and the text of the statements (`adx.kql`).
+
+Rows are written by column name: a `MigrationConfiguration` that the older script made has its columns in another order.
+Each write is one `.append`, so each is either there as a whole or not at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from defender_adx_pipeline.adx import kql, state_kql
+from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline.adx.state_kql import AUDIT, CONFIGURATION, CONFIGURATION_VIEW, DEAD_LETTERS, LEDGER
+from defender_adx_pipeline.catalogue import Catalogue
+from defender_adx_pipeline.instants import sort_key, to_text
+from defender_adx_pipeline.migration.audit import AuditRow
+from defender_adx_pipeline.migration.configuration import (
+    TableConfiguration,
+    check_watermark_column,
+    configuration_from_row,
+)
+from defender_adx_pipeline.migration.errors import ConfigurationError
+from defender_adx_pipeline.migration.ledger import window_of_row
+from defender_adx_pipeline.migration.slices import DeadLetter
+from defender_adx_pipeline.migration.windows import Window
+
+
+class StateStore:
+    """Reads and writes the migration's own tables. Column orders are read once per store."""
+
+    def __init__(self, adx: AdxClient, catalogue: Catalogue) -> None:
+        self._adx = adx
+        self._catalogue = catalogue
+        self._columns: dict[str, tuple[tuple[str, str], ...]] = {}
+
+    def configuration_rows(self) -> list[dict[str, Any]]:
+        """The newest configuration row of every source table, times as text."""
+        return self._adx.query(state_kql.latest_configuration())
+
+    def configuration(self, source_table: str) -> TableConfiguration:
+        """The configuration of one table.
+
+        Raises:
+            ConfigurationError: it has no row, or one that cannot be followed.
+            UnknownTableError: the catalogue does not know the table.
+        """
+        table = self._catalogue[source_table]
+        rows = [row for row in self.configuration_rows() if row.get("SourceTable") == table.name]
+        if not rows:
+            raise ConfigurationError(
+                f"{CONFIGURATION_VIEW} has no row for {table.name}. Nothing was read. Run `defender-adx bootstrap`,"
+                " which adds a row for every event table that has none, or append one yourself. (A view of the older script"
+                " leaves out inactive tables: there, set IsActive.)"
+            )
+        check_watermark_column(rows[0], table)
+        return configuration_from_row(rows[0], self._catalogue)
+
+    def ledger_slices(self, source_table: str, window: Window) -> list[dict[str, Any]]:
+        """The latest row of every slice that overlaps the window."""
+        return self._adx.query(state_kql.ledger_slices(source_table, window.start, window.end))
+
+    def coverage(self, source_table: str, destination_table: str, since: datetime) -> tuple[Window, ...]:
+        """The confirmed windows that end after `since`."""
+        rows = self._adx.query(state_kql.ledger_windows(source_table, destination_table, since))
+        return tuple(window_of_row(row) for row in rows)
+
+    def bytes_per_row(self, source_table: str) -> float | None:
+        """What a row of the table needed in recent slices, or None without one."""
+        rows = self._adx.query(state_kql.ledger_row_size(source_table))
+        total = rows[0] if rows else {}
+        return total["Bytes"] / total["Rows"] if total.get("Rows") else None
+
+    def append_ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Record states of slices and windows."""
+        self._append(LEDGER, rows)
+
+    def append_audit(self, row: AuditRow) -> None:
+        """Record one attempt."""
+        self._append(AUDIT, [row.columns()])
+
+    def append_dead_letters(self, dead_letters: Sequence[DeadLetter], *, now: datetime) -> None:
+        """Record the records that ADX cannot hold, by their identity."""
+        self._append(
+            DEAD_LETTERS,
+            [
+                {
+                    "SourceTable": letter.slice.source_table,
+                    "DestinationTable": letter.slice.destination_table,
+                    "SliceId": letter.slice.slice_id,
+                    "Identity": dict(letter.identity),
+                    "Size": letter.size,
+                    "Reason": letter.reason,
+                    "RecordedAt": to_text(now),
+                }
+                for letter in dead_letters
+            ],
+        )
+
+    def advance_watermark(self, source_table: str, watermark: str) -> None:
+        """Append a configuration row with a later watermark, everything else as the newest row has it.
+
+        The row is copied inside ADX at the moment of writing, so a change that somebody makes meanwhile (IsActive, say)
+        is kept; and it is written only if the stored watermark is earlier.
+        """
+        columns = self._columns_of(CONFIGURATION)
+        view = {name for name, _ in self._columns_of(CONFIGURATION_VIEW)}
+        self._adx.command(
+            state_kql.advance_watermark(source_table, sort_key(watermark), columns=columns, view_columns=view),
+            idempotent=True,
+        )
+
+    def _append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        for statement in kql.append_rows(table, self._columns_of(table), rows):
+            self._adx.command(statement, idempotent=True)
+
+    def _columns_of(self, table: str) -> tuple[tuple[str, str], ...]:
+        if table not in self._columns:
+            rows = self._adx.query(kql.table_columns(table))
+            self._columns[table] = tuple((row["ColumnName"], row["ColumnType"]) for row in rows)
+        return self._columns[table]
