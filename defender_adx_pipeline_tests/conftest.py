@@ -40,7 +40,8 @@ class Statements:
         self._add({"side": side, "kind": "table", "name": name, "columns": dict(columns)})
 
     def add_tenant(self, tenant: "LocalTenant") -> None:
-        """Record what a tenant's request log holds."""
+        """Record what a tenant's request log holds, and the name of its database."""
+        self._add({"side": "adx", "kind": "database", "name": tenant.environment()["ADX_DATABASE"]})
         for service, side in SIDES.items():
             for request in tenant.log.entries(service=service):
                 if request.statement:

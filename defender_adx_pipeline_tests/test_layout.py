@@ -1,10 +1,13 @@
-"""The house's import rules, read from the syntax tree of every module: imports point one way only."""
+"""The house's import rules, read from the syntax tree of every module, and the files around the package."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dagster import DagsterInstance
+from dagster._core.instance.config import PoolGranularity
+from dagster._core.run_coordinator import QueuedRunCoordinator
 
 import defender_adx_pipeline
 
@@ -111,3 +114,17 @@ def test_a_forbidden_import_is_found(part: str, source: str) -> None:
 )
 def test_an_allowed_import_is_let_through(part: str, source: str) -> None:
     assert violations(part, source) == []
+
+
+def test_dagster_understands_the_instance_settings(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_bytes((ROOT.parent / "dagster.yaml").read_bytes())
+    instance = DagsterInstance.from_config(str(tmp_path))
+    try:
+        pools = instance.get_concurrency_config().pool_config
+        assert (pools.pool_granularity, pools.default_pool_limit) == (PoolGranularity.OP, 1)
+        assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
+        assert instance.run_monitoring_enabled
+        assert not instance.run_retries_retry_on_asset_or_op_failure
+        assert not instance.telemetry_enabled
+    finally:
+        instance.dispose()

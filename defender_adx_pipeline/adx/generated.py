@@ -69,7 +69,7 @@ _ROWS = f"""\
 //
 // A table that has a row is left alone, so running this again never sets a watermark back.
 // `.append` goes by position. The last line names the columns in the order that the table has them. Bootstrap asks for
-// that order (`MigrationConfiguration | getschema`): a table made by an older script has LastRefreshedTimeInString last.
+// that (`MigrationConfiguration | getschema`): a table made by an older script has LastRefreshedTimeInString last.
 """
 
 

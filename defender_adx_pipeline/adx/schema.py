@@ -1,8 +1,8 @@
 """What the database has and what it lacks: applying the scripts of `kql/`, and telling what is there.
 
 Here: bootstrap, which may be run again at any time, and `inspect`. Not here: the statements (`scripts`, `generated`)
-and typed tables. A database made by the older script, whose VwLatestMigrationConfiguration is a materialized view and whose
-MigrationConfiguration lacks a column, is taken over as it is.
+and typed tables. A database made by the older script, whose VwLatestMigrationConfiguration is a materialized view and
+whose MigrationConfiguration lacks a column, is taken over as it is.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,0 +1,79 @@
+# One command for each thing that one does with this project; `make help` lists them.
+# Nothing but make and python3 (3.11 to 3.13) has to be there. `make check` also takes Node.js for Microsoft's KQL parser.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NODE_MODULES := node_modules/.package-lock.json
+BUILD := .build
+DEMO := .demo
+STATEMENTS := $(BUILD)/statements.jsonl
+
+# Tests that need more than Python have targets of their own.
+ONLY_PYTHON := not azurite and not browser and not kills
+RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo ui test check format lint types azurite kql generated kills browser clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## Move a local tenant into a local ADX with real Dagster runs (SAMPLES=FILE adds real records)
+	$(BIN)/defender-adx demo $(if $(SAMPLES),--samples "$(SAMPLES)")
+
+ui: $(INSTALLED) ## Dagster's web page over the local tenant of the demo, with the demo's runs
+	@mkdir -p $(DEMO)/dagster
+	@cp dagster.yaml $(DEMO)/dagster/dagster.yaml
+	DAGSTER_HOME="$(CURDIR)/$(DEMO)/dagster" $(BIN)/defender-adx local --home $(DEMO) -- $(BIN)/dagster dev -w workspace.yaml
+
+test: $(INSTALLED) ## All tests that need nothing but Python
+	@mkdir -p $(BUILD)
+	@rm -f $(STATEMENTS)
+	$(RECORDED) $(BIN)/pytest -m "$(ONLY_PYTHON)"
+
+check: format lint types test azurite kql ## Everything that has to pass before a change lands
+
+format: $(INSTALLED) ## Check the format (mend it with: .venv/bin/ruff format)
+	$(BIN)/ruff format --check
+
+lint: $(INSTALLED) ## Check the style
+	$(BIN)/ruff check
+
+types: $(INSTALLED) ## Check the types
+	$(BIN)/mypy
+
+azurite: $(INSTALLED) $(NODE_MODULES) ## The tests against Azurite, Microsoft's storage emulator (Node.js)
+	@mkdir -p $(BUILD)
+	$(RECORDED) $(BIN)/pytest -m azurite
+
+kql: $(INSTALLED) $(NODE_MODULES) ## Microsoft's parser over kql/ and over every statement of the last test run (Node.js)
+	@test -s $(STATEMENTS) || { echo "no statements recorded in $(STATEMENTS): run make test first"; exit 1; }
+	$(BIN)/python tools/kql_inputs.py $(BUILD)/kql
+	node tools/kql_check.js $(BUILD)/kql/schema.json $(BUILD)/kql/scripts.jsonl $(STATEMENTS)
+
+generated: $(INSTALLED) ## Write the files of kql/ that come from the catalogue anew
+	$(BIN)/python tools/generate_kql.py
+
+kills: $(INSTALLED) ## Kill -9 a loading run at 20 random points, run again, compare every row (long)
+	$(BIN)/python defender_adx_pipeline_tests/kills.py $(if $(POINTS),--points $(POINTS))
+
+browser: $(INSTALLED) ## The tests that click through Dagster's web page in headless Chromium
+	@command -v chromium >/dev/null || { echo "no chromium on this machine: apt-get install chromium"; exit 1; }
+	$(BIN)/pytest -m browser
+
+clean: ## Remove what the other targets made, but for .venv and node_modules
+	rm -rf $(BUILD) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find defender_adx_pipeline defender_adx_pipeline_tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+$(NODE_MODULES): package.json package-lock.json .npmrc
+	@command -v npm >/dev/null || { echo "no npm on this machine: install Node.js 20 or later"; exit 1; }
+	npm ci --ignore-scripts --no-fund --no-audit
+	@touch $@

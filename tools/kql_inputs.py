@@ -1,0 +1,34 @@
+"""Write what `kql_check.js` checks besides the statements of a test run: `python tools/kql_inputs.py FOLDER`.
+
+Here: the schema of the Defender side, from the catalogue with the columns that tenants have though no page lists them,
+and the statements of `kql/` as they are sent. Not here: the check itself.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from defender_adx_pipeline.adx.schema import Placeholders, statements
+from defender_adx_pipeline.catalogue import load_catalogue
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def main(folder: Path) -> None:
+    """Write `schema.json` and `scripts.jsonl` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        table.name: {column.name: column.type for column in (*table.columns, *table.undocumented_columns)}
+        for table in load_catalogue().values()
+    }
+    (folder / "schema.json").write_text(json.dumps({"defender": tables}), encoding="utf-8")
+    lines = (
+        {"side": "adx", "kind": "command", "text": statement.text, "source": "kql/", "file": "scripts.jsonl"}
+        for statement in statements(Placeholders("defender", NOBODY, NOBODY))
+    )
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "scripts.jsonl").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
