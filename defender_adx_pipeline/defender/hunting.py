@@ -8,19 +8,10 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from defender_adx_pipeline.quoting import kql_datetime, kql_name
+from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_timespan
 
 # Every KQL keyword begins with a lower-case letter and KQL is case-sensitive, so these names need no quotes.
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9_]*")
-
-_UNITS: tuple[tuple[str, timedelta], ...] = (
-    ("d", timedelta(days=1)),
-    ("h", timedelta(hours=1)),
-    ("m", timedelta(minutes=1)),
-    ("s", timedelta(seconds=1)),
-    ("ms", timedelta(milliseconds=1)),
-    ("microsecond", timedelta(microseconds=1)),
-)
 
 
 def table_schema(table: str) -> str:
@@ -53,18 +44,6 @@ def window_rows(
 def row_count(table: str, time_column: str, start: datetime, end: datetime) -> str:
     """How many rows the window has: one row, one column `Count` (long)."""
     return f"{_in_window(table, time_column, start, end)} | count"
-
-
-def kql_timespan(span: timedelta) -> str:
-    """A timespan literal that is exactly that long: `1h`, `90s`, `250microsecond`.
-
-    Raises:
-        ValueError: the span is zero or negative, which no bin can be.
-    """
-    if span <= timedelta(0):
-        raise ValueError(f"a bin must be longer than nothing: {span}")
-    unit, length = next((unit, length) for unit, length in _UNITS if not span % length)
-    return f"{span // length}{unit}"
 
 
 def _in_window(table: str, time_column: str, start: datetime, end: datetime) -> str:

@@ -104,6 +104,11 @@ class FileQuota:
         self._owner = 0
 
     @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits that are kept, the reserve taken off."""
+        return self._limits
+
+    @property
     def file(self) -> Path:
         """The file that the quota is shared through."""
         return self._file

@@ -1,0 +1,1 @@
+"""Tests of `defender_adx_pipeline.catalogue`."""

@@ -1,0 +1,67 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from defender_adx_pipeline.defender import hunting
+from defender_adx_pipeline.quoting import InvalidNameError
+from defender_adx_pipeline_tests.conftest import Statements
+
+START = datetime(2026, 8, 1, tzinfo=UTC)
+END = datetime(2026, 8, 1, 6, 0, 0, 1, tzinfo=UTC)
+IN_WINDOW = (
+    "DeviceInfo | where Timestamp >= datetime(2026-08-01T00:00:00.000000Z)"
+    " and Timestamp < datetime(2026-08-01T06:00:00.000001Z)"
+)
+
+
+def test_every_query_is_what_the_services_are_known_to_take(statements: Statements) -> None:
+    queries = {
+        hunting.table_schema("DeviceInfo"): "DeviceInfo | getschema | project ColumnName, ColumnType",
+        hunting.row_count("DeviceInfo", "Timestamp", START, END): f"{IN_WINDOW} | count",
+        hunting.window_rows("DeviceInfo", "Timestamp", START, END): IN_WINDOW,
+        hunting.window_rows("DeviceInfo", "Timestamp", START, END, ["ExposureLevel", "LoggedOnUsers"]): (
+            f"{IN_WINDOW} | extend ExposureLevel = tostring(ExposureLevel), LoggedOnUsers = tostring(LoggedOnUsers)"
+        ),
+        hunting.time_counts("DeviceInfo", "Timestamp", START, END, timedelta(hours=1)): (
+            f"{IN_WINDOW} | summarize Rows = count() by Bin = bin(Timestamp, 1h)"
+        ),
+    }
+    for query, expected in queries.items():
+        assert query == expected
+        statements.add("defender", query)
+
+
+@pytest.mark.parametrize(
+    ("grain", "literal"),
+    [
+        (timedelta(days=1), "1d"),
+        (timedelta(minutes=1), "1m"),
+        (timedelta(seconds=90), "90s"),
+        (timedelta(milliseconds=1), "1ms"),
+        (timedelta(microseconds=1), "1microsecond"),
+    ],
+)
+def test_a_bin_is_exactly_as_long_as_asked(grain: timedelta, literal: str, statements: Statements) -> None:
+    query = hunting.time_counts("DeviceInfo", "Timestamp", START, END, grain)
+    assert query.endswith(f"bin(Timestamp, {literal})")
+    statements.add("defender", query)
+
+
+def test_a_name_that_could_be_a_keyword_is_quoted() -> None:
+    query = hunting.row_count("my table", "where", START, END)
+    assert query.startswith("['my table'] | where ['where'] >= ")
+
+
+@pytest.mark.parametrize("name", ["x'] | .drop table y", "T\n| take 1", "T;print 1", "", "T | count", 'T"'])
+def test_a_hostile_name_never_reaches_kql(name: str) -> None:
+    with pytest.raises(InvalidNameError):
+        hunting.table_schema(name)
+    with pytest.raises(InvalidNameError):
+        hunting.row_count("DeviceInfo", name, START, END)
+    with pytest.raises(InvalidNameError):
+        hunting.window_rows("DeviceInfo", "Timestamp", START, END, [name])
+
+
+def test_an_empty_window_has_no_query() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        hunting.row_count("DeviceInfo", "Timestamp", END, END)
