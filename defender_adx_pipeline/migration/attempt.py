@@ -241,7 +241,8 @@ class Migration:
             raise SurplusError(
                 f"{plan.table} {plan.window}: ADX has more rows than Defender in {len(surplus)} bins (Defender and ADX:"
                 f" {shown}). Nothing is missing, and nothing was deleted. Rows that something else loaded twice, or"
-                f" that Defender has taken back, look like this; compare them in {plan.configuration.destination_table}."
+                " that Defender has taken back, look like this; compare them in"
+                f" {plan.configuration.destination_table}."
             )
         if lost:
             raise LostRowsError(lost)
@@ -290,8 +291,8 @@ _INACTIVE = (
 def _lost(table: str, lost: Window) -> str:
     return (
         f"{table} {lost}: this window was not loaded while Defender still had it, and is older than the {KEPT.days}"
-        " days that Defender keeps: its rows, if there were any, cannot be had any more. Everything since was loaded and the"
-        " watermark goes on, so this is told once. Run the pipeline at least once in 30 days."
+        " days that Defender keeps: its rows, if there were any, cannot be had any more. Everything since was"
+        " loaded and the watermark goes on, so this is told once. Run the pipeline at least once in 30 days."
     )
 
 

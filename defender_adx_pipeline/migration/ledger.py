@@ -1,7 +1,7 @@
 """Rows of MigrationLedger: what was planned, queued and confirmed. Values and how they follow from each other.
 
 Not here: reading and writing rows (`state`). Two kinds of row: a `Slice` row for each state of a slice, and one
-`Window` row when a whole window was found equal on both sides; the union of the confirmed windows is the table's coverage.
+`Window` row when a whole window was found equal on both sides; the union of those is the table's coverage.
 """
 
 import uuid

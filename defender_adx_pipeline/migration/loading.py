@@ -1,8 +1,8 @@
 """Doing a plan: read each slice, load it as one tagged blob, wait until ADX has it, record it.
 
 Here: one round over the slices of a plan. Reading the next slice overlaps uploading the last one; memory holds one
-answer of Defender and the compressed blobs under way. Not here: choosing slices (`planning`) and the verdict over the window
-(`attempt`).
+answer of Defender and the compressed blobs under way. Not here: choosing slices (`planning`) and the verdict over the
+window (`attempt`).
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -6,6 +6,7 @@ Not here: the choice itself (`planning`, pure), and doing a plan (`loading`).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Self
 
 from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.client import AdxClient
@@ -22,6 +23,7 @@ from defender_adx_pipeline.migration.plan import Counts, Plan
 from defender_adx_pipeline.migration.slices import OPEN_STATES, Slice
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline.settings import Settings
 
 CLOCK_SKEW = timedelta(hours=1)
 """How far ADX's clock may be behind those that stamped the rows: none is ingested longer before its own time."""
@@ -41,6 +43,16 @@ class EngineOptions:
     """How long a queued slice may take to become queryable. ADX batches a tagged blob alone, so mostly a minute."""
     rounds: int = 3
     """How often a window is compared again within one attempt before it is given up."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The options that the settings give."""
+        return cls(
+            settle=settings.defender_settle,
+            overlap=settings.defender_overlap,
+            slice_rows=settings.defender_slice_rows,
+            slice_bytes=settings.defender_slice_bytes,
+        )
 
 
 class Planner:

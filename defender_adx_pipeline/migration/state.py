@@ -52,8 +52,8 @@ class StateStore:
         if not rows:
             raise ConfigurationError(
                 f"{CONFIGURATION_VIEW} has no row for {table.name}. Nothing was read. Run `defender-adx bootstrap`,"
-                " which adds a row for every event table that has none, or append one yourself. (A view of the older script"
-                " leaves out inactive tables: there, set IsActive.)"
+                " which adds a row for every event table that has none, or append one yourself. (A view of the older"
+                " script leaves out inactive tables: there, set IsActive.)"
             )
         check_watermark_column(rows[0], table)
         return configuration_from_row(rows[0], self._catalogue)

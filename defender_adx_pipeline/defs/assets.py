@@ -1,0 +1,123 @@
+"""The assets: every Defender event table as an external source and as a raw table in ADX. One factory.
+
+Here: specs and the asset body: window, plan, value. Not here: loading (`io_manager`) and the engine (`migration`).
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from defender_adx_pipeline.catalogue import CatalogueError, DefenderTable, load_catalogue
+from defender_adx_pipeline.defs.partitions import daily, window_of
+from defender_adx_pipeline.defs.reporting import observation
+from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
+from defender_adx_pipeline.migration.attempt import Asked
+from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.migration.extraction import Extraction
+from defender_adx_pipeline.migration.ledger import RunIdentity
+from defender_adx_pipeline.settings import SettingsError, load_settings
+
+SCOPE_TAG = "defender_adx/scope"
+TICK = "tick"
+"""Value of `SCOPE_TAG` on runs of the schedule: from the watermark on, not whole partitions."""
+
+OWNERS = ["team:security-data"]
+
+
+def source_key(table: DefenderTable) -> dg.AssetKey:
+    """`defender/<Table>`."""
+    return dg.AssetKey(["defender", table.name])
+
+
+def raw_key(table: DefenderTable) -> dg.AssetKey:
+    """`adx/<Table>Raw`. The key follows the source table; where the rows go is the row's DestinationTable."""
+    return dg.AssetKey(["adx", table.raw_table])
+
+
+def column_schema(table: DefenderTable) -> dg.TableSchema:
+    """The documented columns."""
+    return dg.TableSchema(columns=[dg.TableColumn(name=column.name, type=column.type) for column in table.columns])
+
+
+def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
+    """The table at Microsoft, which this pipeline reads and does not make."""
+    notes = [f"Advanced Hunting table **{table.name}** ({table.category})."]
+    if table.preview:
+        notes.append("In preview.")
+    if table.deprecated:
+        notes.append(f"Deprecated: {table.deprecated}.")
+    if table.note:
+        notes.append(f"Note: {table.note}.")
+    identity = ", ".join(table.identity) or "the whole row"
+    notes.append(f"Time column: {table.time_column}. One row is told by: {identity}.")
+    return dg.AssetSpec(
+        key=source_key(table),
+        group_name=table.group,
+        description="\n\n".join(notes),
+        kinds={"microsoft", "defender"},
+        owners=OWNERS,
+        metadata={"dagster/column_schema": column_schema(table), "dagster/table_name": table.name},
+    )
+
+
+def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
+    """The table's records in ADX, one day a partition."""
+
+    @dg.asset(
+        key=raw_key(table),
+        deps=[source_key(table)],
+        partitions_def=daily,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        pool=f"adx_{table.raw_table}",
+        group_name=table.group,
+        description=(
+            f"Records of **{table.name}** as JSON in one dynamic column, every row once. A run compares the partition's"
+            " counts in Defender and ADX and loads what is missing, so running a partition again is safe."
+        ),
+        kinds={"azure", "kusto"},
+        owners=OWNERS,
+        metadata={
+            "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(name="Records", type="dynamic")]),
+            "dagster/table_name": table.raw_table,
+        },
+        io_manager_key="adx_io_manager",
+        output_required=False,
+    )
+    def raw(
+        context: dg.AssetExecutionContext, defender: DefenderResource, adx: AdxResource
+    ) -> Iterator[dg.Output[Extraction]]:
+        keys = list(context.partition_keys)
+        asked = Asked(
+            source_table=table.name,
+            run=RunIdentity(context.run.run_id, keys[0] if len(keys) == 1 else f"{keys[0]}...{keys[-1]}"),
+            window=None if context.run.tags.get(SCOPE_TAG) == TICK else window_of(context.partition_time_window),
+        )
+
+        def observe(row: AuditRow, tally: Tally) -> None:
+            partition = keys[0] if len(keys) == 1 else None
+            context.log_event(observation(context.asset_key, row, tally, partition))
+            if row.status == "Skipped":
+                context.log.warning("%s is skipped: %s", row.table_name, row.failure_reason)
+
+        extraction = adx.migration(defender.client, observe).extract(asked)
+        if extraction is not None:
+            yield dg.Output(extraction)
+
+    return raw
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Two assets for every event table of the catalogue."""
+    tables = _event_tables()
+    sources = [source_spec(table=table) for table in tables]
+    raws = [raw_asset(table=table) for table in tables]
+    return dg.Definitions(assets=[*sources, *raws])
+
+
+def _event_tables() -> tuple[DefenderTable, ...]:
+    try:
+        return load_catalogue(load_settings().defender_tables_file).events()
+    except (SettingsError, CatalogueError):
+        # The runs say what is wrong with the settings; the code location loads with the shipped tables.
+        return load_catalogue().events()

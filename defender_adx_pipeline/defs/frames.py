@@ -1,0 +1,88 @@
+"""Records of a raw table as a pandas DataFrame or an Arrow table, with the documented columns and types.
+
+Here: turning records into frames. pandas and pyarrow are the extra `frames`, imported only when a frame is asked for.
+Not here: reading (`migration.readback`). Datetimes stay text with all their digits: pandas would keep them, Arrow's and
+Python's own types do not agree on seven.
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Self
+
+import orjson
+
+from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.defs.resources import AdxResource
+from defender_adx_pipeline.migration.readback import records
+from defender_adx_pipeline.migration.windows import Window
+
+_PANDAS = {"long": "Int64", "int": "Int64", "bool": "boolean", "real": "Float64"}
+
+
+class FrameType(Enum):
+    """What a downstream asset takes."""
+
+    PANDAS = "pandas.DataFrame"
+    ARROW = "pyarrow.Table"
+
+    @classmethod
+    def of(cls, annotation: Any, asset: str) -> Self:
+        """The frame that a parameter's annotation asks for.
+
+        Raises:
+            TypeError: it asks for something else.
+        """
+        module = str(getattr(annotation, "__module__", "")).split(".")[0]
+        named = f"{module}.{getattr(annotation, '__name__', annotation)}"
+        for member in cls:
+            if member.value == named:
+                return member
+        raise TypeError(
+            f"{asset} can be loaded as pandas.DataFrame or pyarrow.Table, not as {named}: annotate the parameter of the"
+            " downstream asset with one of the two"
+        )
+
+
+def read_frame(adx: AdxResource, source_table: str, window: Window, wanted: FrameType) -> Any:
+    """The rows of a window, read from the table's configured destination."""
+    configuration = adx.migration_state().configuration(source_table)
+    rows = records(adx.client, configuration.destination_table, configuration.table.time_column or "", window)
+    return (
+        pandas_frame(configuration.table, rows)
+        if wanted is FrameType.PANDAS
+        else arrow_table(configuration.table, rows)
+    )
+
+
+def pandas_frame(table: DefenderTable, rows: Iterable[dict[str, Any]]) -> Any:
+    """A DataFrame: the documented columns in their order, then others that the records have.
+
+    Numbers and bools are nullable types, datetimes and strings text, dynamic values Python objects.
+    """
+    import pandas as pd  # noqa: PLC0415 - an extra
+
+    frame = pd.DataFrame.from_records(list(rows))
+    names = [column.name for column in table.columns]
+    frame = frame.reindex(columns=[*names, *(name for name in frame.columns if name not in names)])
+    types = {c.name: _PANDAS[c.type] for c in table.columns if c.type in _PANDAS}
+    return frame.astype(types)
+
+
+def arrow_table(table: DefenderTable, rows: Iterable[dict[str, Any]]) -> Any:
+    """An Arrow table: the documented columns in their order, then others as text; dynamic values are JSON text."""
+    import pyarrow as pa  # noqa: PLC0415 - an extra
+
+    types = {"long": pa.int64(), "int": pa.int64(), "bool": pa.bool_(), "real": pa.float64()}
+    kinds = {column.name: types.get(column.type, pa.string()) for column in table.columns}
+    columns: dict[str, list[Any]] = {name: [] for name in kinds}
+    for count, row in enumerate(rows):
+        for name in row:
+            if name not in columns:
+                columns[name] = [None] * count
+        for name, values in columns.items():
+            value = row.get(name)
+            if kinds.get(name, pa.string()) == pa.string() and value is not None and not isinstance(value, str):
+                value = orjson.dumps(value).decode()
+            values.append(value)
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,89 @@
+"""The IO manager: loads an extraction into ADX, and gives the rows of a partition to a downstream asset.
+
+Here: Dagster's side of it. Not here: loading (`migration`), and what a data frame of records looks like (`frames`).
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from defender_adx_pipeline.defs.frames import FrameType, read_frame
+from defender_adx_pipeline.defs.partitions import window_of
+from defender_adx_pipeline.defs.reporting import numbers, observation, web_ui_link
+from defender_adx_pipeline.defs.resources import AdxResource
+from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.migration.extraction import Extraction
+from defender_adx_pipeline.migration.loading import Progress
+
+
+class AdxIOManager(dg.ConfigurableIOManager):
+    """Loads what raw assets return, and reads their partitions back as a pandas DataFrame or an Arrow table."""
+
+    adx: dg.ResourceDependency[AdxResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: Extraction) -> None:
+        """Read the planned slices, load them, confirm them, and record the result.
+
+        Raises:
+            MigrationError, HuntingError, AdxError: what is missing; the audit row and the observation say it, too.
+        """
+        if not isinstance(obj, Extraction):
+            raise dg.DagsterInvariantViolationError(
+                f"{context.asset_key.to_user_string()}: AdxIOManager takes an Extraction, as"
+                f" `migration.Migration.extract` makes it, not a {type(obj).__name__}"
+            )
+        keys = list(context.asset_partition_keys)
+
+        def observe(row: AuditRow, tally: Tally) -> None:
+            partition = keys[0] if len(keys) == 1 else None
+            context.log_event(observation(context.asset_key, row, tally, partition))
+
+        def tell(progress: Progress) -> None:
+            context.log.debug(
+                "%s: %s %d rows, %d slices", progress.table, progress.event, progress.rows, progress.slices
+            )
+
+        plan = obj.plan
+        context.log.info(
+            "%s %s: Defender has %d rows, ADX has %d; %d slices to load, %d of them from earlier attempts",
+            plan.table,
+            plan.window,
+            plan.counts.source_rows,
+            plan.counts.destination_rows,
+            len(plan.slices),
+            len(plan.resumed),
+        )
+        tally = self.adx.migration(obj.client, observe).load(obj, tell)
+        self._report(context, obj, tally, keys)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The rows of the partitions that the downstream asset asks for.
+
+        Raises:
+            TypeError: the asset's parameter is neither a pandas DataFrame nor an Arrow table.
+        """
+        wanted = FrameType.of(context.dagster_type.typing_type, context.asset_key.to_user_string())
+        source_table = context.asset_key.path[-1].removesuffix("Raw")
+        window = window_of(context.asset_partitions_time_window)
+        return read_frame(self.adx, source_table, window, wanted)
+
+    def _report(self, context: dg.OutputContext, extraction: Extraction, tally: Tally, keys: list[str]) -> None:
+        settings, configuration = self.adx.settings, extraction.plan.configuration
+        link = web_ui_link(
+            str(settings.adx_cluster_uri),
+            settings.adx_database,
+            configuration.destination_table,
+            tally,
+            configuration.table.time_column or "",
+        )
+        context.add_output_metadata(
+            {
+                **numbers(tally),
+                "dagster/table_name": f"{settings.adx_database}.{configuration.destination_table}",
+                "adx_web_ui": dg.MetadataValue.url(link),
+                "run_partitions": len(keys),
+            }
+        )
+        for key in keys:
+            rows = dg.MetadataValue.int(tally.rows_by_day.get(key, 0))
+            context.step_context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=key)

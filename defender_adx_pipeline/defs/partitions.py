@@ -1,0 +1,37 @@
+"""The one partitioning of all assets: days in UTC, today among them. Not here: windows inside a day (`migration`)."""
+
+from datetime import datetime
+
+import dagster as dg
+
+from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline.settings import SettingsError, load_settings
+
+FALLBACK_START = "2026-01-01"
+
+
+def start_date() -> str:
+    """First day, from DEFENDER_START_DATE.
+
+    A bad setting must not keep the code location from loading, where nobody could read the error: the default is taken,
+    and every run says what is wrong.
+    """
+    try:
+        return load_settings().defender_start_date.isoformat()
+    except SettingsError:
+        return FALLBACK_START
+
+
+daily = dg.DailyPartitionsDefinition(start_date=start_date(), timezone="UTC", end_offset=1)
+"""`end_offset=1`: the day that is not over yet is a partition, too."""
+
+
+def window_of(time_window: dg.TimeWindow) -> Window:
+    """The window of one partition or of a range of them."""
+    return Window(time_window.start, time_window.end)
+
+
+def keys_between(first: datetime, last: datetime) -> list[str]:
+    """Keys of the partitions from the one of `first` to the one of `last`, as far as they exist."""
+    low, high = first.date().isoformat(), last.date().isoformat()
+    return [key for key in daily.get_partition_keys() if low <= key <= high]

@@ -1,0 +1,64 @@
+"""What an attempt shows in Dagster: the audit row as an observation, the numbers as metadata.
+
+Not here: the numbers themselves (`migration.audit`).
+"""
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import dagster as dg
+
+from defender_adx_pipeline.migration.audit import AuditRow, Tally
+
+EventContext = dg.AssetExecutionContext | dg.OutputContext
+
+AuditMetadata = Mapping[str, dg.MetadataValue]
+
+
+def observation(asset_key: dg.AssetKey, row: AuditRow, tally: Tally, partition: str | None) -> dg.AssetObservation:
+    """The audit row, field by field, and the numbers behind it."""
+    return dg.AssetObservation(
+        asset_key=asset_key,
+        partition=partition,
+        description=f"{row.status}: {row.record_count} rows"
+        + (f"; {row.failure_reason}" if row.failure_reason else ""),
+        metadata={
+            "TableName": row.table_name,
+            "Timestamp": dg.MetadataValue.timestamp(row.timestamp),
+            "Status": row.status,
+            "FailureReason": dg.MetadataValue.text(row.failure_reason),
+            "RecordCount": row.record_count,
+            **numbers(tally),
+        },
+    )
+
+
+def numbers(tally: Tally) -> dict[str, dg.MetadataValue]:
+    """The numbers of an attempt under the names that the UI plots."""
+    window = str(tally.window) if tally.window else "none"
+    return {
+        "rows_loaded": dg.MetadataValue.int(tally.loaded_rows),
+        "rows_expected": dg.MetadataValue.int(tally.expected_rows),
+        "rows_received": dg.MetadataValue.int(tally.received_rows),
+        "rows_queryable": dg.MetadataValue.int(tally.queryable_rows),
+        "bytes": dg.MetadataValue.int(tally.bytes),
+        "slices": dg.MetadataValue.int(tally.slices),
+        "slices_resumed": dg.MetadataValue.int(tally.slices_resumed),
+        "calls": dg.MetadataValue.int(tally.calls),
+        "calls_repeated": dg.MetadataValue.int(tally.retries),
+        "seconds": dg.MetadataValue.float(round(tally.seconds, 3)),
+        "quota_wait_seconds": dg.MetadataValue.float(round(tally.quota_wait, 3)),
+        "window": dg.MetadataValue.text(window),
+        "watermark": dg.MetadataValue.text(tally.watermark),
+    }
+
+
+def web_ui_link(cluster_uri: str, database: str, table: str, tally: Tally, time_column: str) -> str:
+    """An address that opens the window's rows in the ADX web UI ("Deep link" in the Kusto docs)."""
+    query = f"['{table}']"
+    if tally.window is not None:
+        start, end = (bound.isoformat().replace("+00:00", "Z") for bound in (tally.window.start, tally.window.end))
+        field = f'todatetime(Records["{time_column}"])'
+        query += f" | where {field} >= datetime({start}) and {field} < datetime({end}) | take 1000"
+    host = cluster_uri.split("//", 1)[-1]
+    return f"https://dataexplorer.azure.com/clusters/{host}/databases/{quote(database)}?query={quote(query)}"

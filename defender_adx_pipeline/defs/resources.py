@@ -1,0 +1,110 @@
+"""What assets and the IO manager get from Dagster: a Defender resource and an ADX resource.
+
+Here: configuration-only classes over the plain clients (`defender.client`, `adx.client`), one set of connections per
+step. Not here: the clients. Settings come from the environment of the process that runs the step; see `settings`.
+"""
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline.adx.ingestion import SliceLoader
+from defender_adx_pipeline.catalogue import Catalogue, load_catalogue
+from defender_adx_pipeline.defender.auth import TokenSource, token_source
+from defender_adx_pipeline.defender.client import HuntingClient
+from defender_adx_pipeline.migration.attempt import AuditCallback, Migration
+from defender_adx_pipeline.migration.planner import EngineOptions
+from defender_adx_pipeline.migration.state import StateStore
+from defender_adx_pipeline.settings import Settings, load_settings
+
+
+class DefenderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Advanced Hunting of one tenant (`DEFENDER_API`: Graph unless said otherwise)."""
+
+    _client: HuntingClient | None = PrivateAttr(default=None)
+
+    @property
+    def client(self) -> HuntingClient:
+        """The hunting client of this step.
+
+        Raises:
+            SettingsError: a variable is missing or bad.
+        """
+        if self._client is None:
+            self._client = HuntingClient.from_settings(load_settings())
+        return self._client
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the connections, also after a failure."""
+        del context
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+class AdxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """One database of an Azure Data Explorer cluster (`ADX_CLUSTER_URI`, `ADX_DATABASE`)."""
+
+    _client: AdxClient | None = PrivateAttr(default=None)
+    _loader: SliceLoader | None = PrivateAttr(default=None)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process.
+
+        Raises:
+            SettingsError: a variable is missing or bad.
+        """
+        return load_settings()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The known tables, those of DEFENDER_TABLES_FILE among them."""
+        return load_catalogue(self.settings.defender_tables_file)
+
+    @property
+    def client(self) -> AdxClient:
+        """Queries and commands."""
+        if self._client is None:
+            self._client = adx_client(self.settings)
+        return self._client
+
+    @property
+    def loader(self) -> SliceLoader:
+        """Queued ingestion."""
+        if self._loader is None:
+            self._loader = SliceLoader(self.client)
+        return self._loader
+
+    def migration_state(self) -> StateStore:
+        """Configuration, ledger and audit log of this database."""
+        return StateStore(self.client, self.catalogue)
+
+    def migration(self, hunting_client: HuntingClient, observe: AuditCallback) -> Migration:
+        """The engine over this database."""
+        return Migration(
+            hunting_client=hunting_client,
+            adx=self.client,
+            loader=self.loader,
+            catalogue=self.catalogue,
+            options=EngineOptions.from_settings(self.settings),
+            observe=observe,
+        )
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the connections, also after a failure."""
+        del context
+        if self._loader is not None:
+            self._loader.close()
+        if self._client is not None:
+            self._client.close()
+        self._client = self._loader = None
+
+
+def adx_client(settings: Settings, tokens: TokenSource | None = None) -> AdxClient:
+    """A client that signs in to the cluster as the settings say."""
+    settings.require("adx_cluster_uri")
+    if settings.defender_auth == "none":
+        return AdxClient.from_settings(settings, None)
+    source, scope = tokens or token_source(settings), f"{settings.adx_cluster_uri}/.default"
+    return AdxClient.from_settings(settings, lambda: source.token(scope))

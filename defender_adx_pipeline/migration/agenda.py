@@ -1,0 +1,66 @@
+"""Which tables are due: the configuration's rows, validated one by one, and the days that each still has to cover.
+
+Here: what schedule, sensor and `status` need to know before any table is read. Not here: reading one (`attempt`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from defender_adx_pipeline.catalogue import Catalogue, UnknownTableError
+from defender_adx_pipeline.migration import watermark
+from defender_adx_pipeline.migration.configuration import (
+    TableConfiguration,
+    check_watermark_column,
+    configuration_from_row,
+)
+from defender_adx_pipeline.migration.errors import ConfigurationError
+from defender_adx_pipeline.migration.scope import readable_since
+from defender_adx_pipeline.migration.state import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Agenda:
+    """The event tables of the configuration, and what is wrong with its other rows."""
+
+    tables: tuple[TableConfiguration, ...]
+    problems: Mapping[str, str]
+    """Reason by source table: rows that cannot be followed. The other tables move all the same."""
+
+    def active(self) -> tuple[TableConfiguration, ...]:
+        """The tables that scheduled runs take."""
+        return tuple(item for item in self.tables if item.is_active)
+
+
+def read_agenda(state: StateStore, catalogue: Catalogue) -> Agenda:
+    """The configuration as it is now; one bad row does not hide the others."""
+    tables: list[TableConfiguration] = []
+    problems: dict[str, str] = {}
+    for row in state.configuration_rows():
+        try:
+            item = _event_table(row, catalogue)
+        except (ConfigurationError, UnknownTableError) as error:
+            problems[str(row.get("SourceTable"))] = str(error)
+            continue
+        if item is not None:
+            tables.append(item)
+    return Agenda(tuple(sorted(tables, key=lambda item: item.table.name)), problems)
+
+
+def due_since(state: StateStore, item: TableConfiguration, *, now: datetime, overlap: timedelta) -> datetime:
+    """From when on a tick of a table reads; not before what Defender keeps."""
+    earliest = readable_since(now)
+    coverage = state.coverage(item.table.name, item.destination_table, earliest)
+    complete = watermark.complete_until(item, coverage, now=now)
+    if complete is None or (item.load_type == "Full" and not coverage):
+        return earliest
+    return max(complete - overlap, earliest)
+
+
+def _event_table(row: Mapping[str, Any], catalogue: Catalogue) -> TableConfiguration | None:
+    item = configuration_from_row(row, catalogue)
+    if item.table.kind != "event":
+        return None
+    check_watermark_column(row, item.table)
+    return item

@@ -1,0 +1,65 @@
+"""Reading a window of a raw table back from ADX, in answers below its limits.
+
+Kusto cuts an answer at 500,000 rows or 64 MB ("Query limits") and says so; so a window is read in parts that its counts
+say will fit, and a part that does not fit after all is halved. Not here: data frames (`defs.frames`).
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import orjson
+
+from defender_adx_pipeline.adx import kql
+from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline.adx.errors import PartialResultError
+from defender_adx_pipeline.instants import parse_instant
+from defender_adx_pipeline.migration.windows import Window, bin_floor
+
+_ROWS_PER_PART = 20_000
+_GRAIN = timedelta(hours=1)
+
+
+def records(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[dict[str, Any]]:
+    """Every record of the window, in no particular order.
+
+    Raises:
+        PartialResultError: one microsecond holds more than an answer of ADX.
+        AdxError: ADX could not be asked.
+    """
+    for part in _parts(adx, table, time_column, window):
+        yield from _read(adx, table, time_column, part)
+
+
+def _parts(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[Window]:
+    counted = {
+        parse_instant(row["Bin"]): int(row["Rows"])
+        for row in adx.query(kql.time_counts(table, time_column, window.start, window.end, _GRAIN))
+    }
+    start, rows, end = None, 0, window.start
+    for part in window.bins(_GRAIN):
+        count = counted.get(bin_floor(part.start, _GRAIN), 0)
+        if start is not None and rows + count > _ROWS_PER_PART:
+            yield Window(start, end)
+            start, rows = None, 0
+        if count and start is None:
+            start = part.start
+        rows, end = rows + count, part.end
+    if start is not None:
+        yield Window(start, end)
+
+
+def _read(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[dict[str, Any]]:
+    query = kql.records_in_window(table, time_column, window.start, window.end)
+    try:
+        # Taken whole before any is given on: an answer that turns out partial is read again in halves.
+        rows = [row["Record"] for row in adx.stream(query)]
+    except PartialResultError:
+        halves = window.halves()
+        if halves is None:
+            raise
+        for half in halves:
+            yield from _read(adx, table, time_column, half)
+        return
+    for text in rows:
+        yield orjson.loads(text)
