@@ -51,6 +51,7 @@ azurite: $(INSTALLED) $(NODE_MODULES) ## The tests against Azurite, Microsoft's 
 
 kql: $(INSTALLED) $(NODE_MODULES) ## Microsoft's parser over kql/ and over every statement of the last test run (Node.js)
 	@test -s $(STATEMENTS) || { echo "no statements recorded in $(STATEMENTS): run make test first"; exit 1; }
+	node --test tools/
 	$(BIN)/python tools/kql_inputs.py $(BUILD)/kql
 	node tools/kql_check.js $(BUILD)/kql/schema.json $(BUILD)/kql/scripts.jsonl $(STATEMENTS)
 
