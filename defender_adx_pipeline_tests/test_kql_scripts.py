@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS, GENERATED, MAPPING
+from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS, GENERATED
+from defender_adx_pipeline.adx.kql import MAPPING
 from defender_adx_pipeline.adx.scripts import Placeholders, Statement, kql_folder, statements
 from defender_adx_pipeline.catalogue import load_catalogue
 

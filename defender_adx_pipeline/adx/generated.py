@@ -9,12 +9,10 @@ from itertools import groupby
 
 import orjson
 
+from defender_adx_pipeline.adx.kql import MAPPING, RECORDS
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.instants import EPOCH_1900, to_text
 from defender_adx_pipeline.quoting import kql_bool, kql_name, kql_string
-
-MAPPING = "DynamicJsonMap"
-"""Name of the JSON ingestion mapping of every raw table: the whole record goes into its one column."""
 
 CONFIGURATION_COLUMNS = {
     "SourceTable": "string",
@@ -78,10 +76,10 @@ def raw_tables(tables: Iterable[DefenderTable]) -> str:
     ordered = sorted(tables, key=lambda table: (table.category, table.name))
     parts = [_RAW_TABLES]
     for category, members in groupby(ordered, key=lambda table: table.category):
-        names = ",\n".join(f"    {_raw(table)} (Records: dynamic)" for table in members)
+        names = ",\n".join(f"    {_raw(table)} ({RECORDS}: dynamic)" for table in members)
         folder = kql_string(f"Defender/{category.capitalize()}/Raw")
         parts.append(f".create-merge tables\n{names}\nwith (folder = {folder})\n")
-    path = orjson.dumps([{"column": "Records", "Properties": {"Path": "$"}}]).decode()
+    path = orjson.dumps([{"column": RECORDS, "Properties": {"Path": "$"}}]).decode()
     parts.extend(
         f".create-or-alter table {_raw(table)} ingestion json mapping \"{MAPPING}\" '{path}'\n" for table in ordered
     )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError
-from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS, MAPPING
+from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS
+from defender_adx_pipeline.adx.kql import MAPPING
 from defender_adx_pipeline.adx.scripts import (
     Placeholders,
     SchemaScriptError,
@@ -18,13 +19,19 @@ from defender_adx_pipeline.adx.scripts import (
     kql_folder,
     statements,
 )
+from defender_adx_pipeline.adx.state_kql import (
+    AUDIT,
+    CONFIGURATION,
+    CONFIGURATION_VIEW,
+    DEAD_LETTERS,
+    LEDGER,
+    LEDGER_VIEW,
+)
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.quoting import kql_name
 
-CONFIGURATION = "MigrationConfiguration"
-CONFIGURATION_VIEW = "VwLatestMigrationConfiguration"
-STATE_TABLES = (CONFIGURATION, "MigrationAuditLog", "MigrationLedger", "MigrationDeadLetter")
-STATE_VIEWS = (CONFIGURATION_VIEW, "VwLatestMigrationLedger")
+STATE_TABLES = (CONFIGURATION, AUDIT, LEDGER, DEAD_LETTERS)
+STATE_VIEWS = (CONFIGURATION_VIEW, LEDGER_VIEW)
 
 _VIEW_FILE = "11_vw_latest_migration_configuration.kql"
 _ROLES_FILE = "30_roles.kql"

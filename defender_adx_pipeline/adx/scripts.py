@@ -14,6 +14,7 @@ from pathlib import Path
 
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS, GENERATED
+from defender_adx_pipeline.adx.kql import literal
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.quoting import kql_name
 
@@ -87,7 +88,7 @@ def _projected(name: str, kind: str) -> str:
     """One column of the projection that an append ends with; a column which is not ours is null."""
     if name in CONFIGURATION_COLUMNS:
         return name
-    return f'{kql_name(name)} = ""' if kind == "string" else f"{kql_name(name)} = {kind}(null)"
+    return f"{kql_name(name)} = {literal(None, kind)}"
 
 
 def kql_folder() -> Path:
