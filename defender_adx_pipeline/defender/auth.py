@@ -26,6 +26,8 @@ _RENEW_AHEAD = 300.0
 _SHORT_LIFE = 600.0
 
 Clock = Callable[[], float]
+Credential = dict[str, str | Callable[[], str]]
+"""A client credential other than a secret, as msal takes it."""
 
 
 class TokenSource(Protocol):
@@ -147,7 +149,7 @@ class AppTokens(CachedTokens):
         *,
         tenant: str,
         client_id: str,
-        credential: Callable[[], str | dict[str, str]],
+        credential: Callable[[], str | Credential],
         authority_host: str,
         known_host: bool,
         clock: Clock = time.monotonic,
@@ -229,7 +231,7 @@ def token_source(settings: Settings) -> TokenSource:
     )
 
 
-def _credential(settings: Settings) -> Callable[[], str | dict[str, str]]:
+def _credential(settings: Settings) -> Callable[[], str | Credential]:
     if settings.defender_auth == "secret":
         settings.require("azure_client_secret")
         secret = settings.azure_client_secret
@@ -241,10 +243,15 @@ def _credential(settings: Settings) -> Callable[[], str | dict[str, str]]:
     settings.require("azure_federated_token_file")
     token_file = Path(str(settings.azure_federated_token_file))
     # Kubernetes replaces the file about hourly, so it is read for every token.
-    return lambda: {"client_assertion": _read(token_file, "AZURE_FEDERATED_TOKEN_FILE")}
+    return lambda: _assertion(token_file)
 
 
-def _certificate(pem_file: Path) -> dict[str, str]:
+def _assertion(token_file: Path) -> Credential:
+    assertion = _read(token_file, "AZURE_FEDERATED_TOKEN_FILE")
+    return {"client_assertion": lambda: assertion}  # msal warns of plain text, since it may grow old
+
+
+def _certificate(pem_file: Path) -> Credential:
     pem = _read(pem_file, "AZURE_CLIENT_CERTIFICATE_PATH")
     if "PRIVATE KEY-----" not in pem or "-----BEGIN CERTIFICATE-----" not in pem:
         raise AuthenticationError(

@@ -218,7 +218,7 @@ class HuntingClient:
             except KeyError as missing:
                 raise MalformedAnswerError(f"getschema answered without {missing}", context=context) from None
             if not columns:
-                raise MalformedAnswerError("getschema answered without columns", context=context)
+                raise MalformedAnswerError("getschema answered with no columns", context=context)
             self._schemas[table] = columns
         return self._schemas[table]
 

@@ -67,7 +67,8 @@ def refused(result: dict[str, Any], scope: str) -> AuthenticationError:
 
 def unreadable(error: Exception, scope: str, endpoint: str) -> AuthenticationError:
     """The error for what msal raises: a tenant without configuration, a bad certificate, an unreadable answer."""
-    said = str(error)
+    # msal hides what Entra ID said of a tenant it does not know behind an error of its own.
+    said = f"{error} {error.__context__ or ''}"
     if _CODE.search(said):
         return _from_text(said, scope, fallback=type(error).__name__)
     if "HTTP status: 4" in said or "authority configuration" in said.lower():
