@@ -114,13 +114,27 @@ def statements(placeholders: Placeholders, *, tables: Iterable[DefenderTable] | 
     Raises:
         SchemaScriptError: a script is missing or cannot be cut into statements.
     """
-    found: list[Statement] = []
+    texts = script_texts(placeholders, tables=tables)
+    return tuple(statement for file, text in texts for statement in read_script(file, text))
+
+
+def script_texts(
+    placeholders: Placeholders, *, tables: Iterable[DefenderTable] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Name and text of every script, in order, with the known names filled in; for a person to read and run.
+
+    Args:
+        placeholders: what to fill in.
+        tables: as in `statements`.
+
+    Raises:
+        SchemaScriptError: the folder of the scripts is missing.
+    """
     listed = None if tables is None else tuple(tables)
     for path in sorted(kql_folder().glob("*.kql")):
         write = GENERATED.get(path.name)
         text = path.read_text(encoding="utf-8") if listed is None or write is None else write(listed)
-        found.extend(read_script(path.name, placeholders.fill(text)))
-    return tuple(found)
+        yield path.name, placeholders.fill(text)
 
 
 def read_script(file: str, text: str) -> tuple[Statement, ...]:

@@ -10,9 +10,9 @@ from pydantic import PrivateAttr
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Catalogue, load_catalogue
-from defender_adx_pipeline.defender.auth import TokenSource, token_source
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.migration.attempt import AuditCallback, Migration
+from defender_adx_pipeline.migration.connections import adx_client
 from defender_adx_pipeline.migration.planner import EngineOptions
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.settings import Settings, load_settings
@@ -99,12 +99,3 @@ class AdxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self._client is not None:
             self._client.close()
         self._client = self._loader = None
-
-
-def adx_client(settings: Settings, tokens: TokenSource | None = None) -> AdxClient:
-    """A client that signs in to the cluster as the settings say."""
-    settings.require("adx_cluster_uri")
-    if settings.defender_auth == "none":
-        return AdxClient.from_settings(settings, None)
-    source, scope = tokens or token_source(settings), f"{settings.adx_cluster_uri}/.default"
-    return AdxClient.from_settings(settings, lambda: source.token(scope))

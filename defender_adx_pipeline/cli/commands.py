@@ -1,0 +1,201 @@
+"""The commands. Each is short: options in, a function of another module, output, exit code.
+
+Exit codes: 0 when all is well, 1 when something is not exact or failed, 2 for a wrong option or setting.
+"""
+
+import os
+import sys
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from defender_adx_pipeline.adx.errors import AdxError
+from defender_adx_pipeline.adx.schema import bootstrap as apply_scripts
+from defender_adx_pipeline.adx.scripts import Placeholders, SchemaScriptError, script_texts
+from defender_adx_pipeline.catalogue import CatalogueError, UnknownTableError, load_catalogue
+from defender_adx_pipeline.cli import demo as demonstration
+from defender_adx_pipeline.cli import tenancy
+from defender_adx_pipeline.cli.status import print_status, table_states
+from defender_adx_pipeline.defender.errors import HuntingError
+from defender_adx_pipeline.migration.attempt import Asked
+from defender_adx_pipeline.migration.connections import open_database, open_engine
+from defender_adx_pipeline.migration.errors import MigrationError
+from defender_adx_pipeline.migration.ledger import RunIdentity
+from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline.settings import SettingsError, load_settings
+
+app = typer.Typer(
+    help="Microsoft Defender Advanced Hunting tables into Azure Data Explorer, every row once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_FAILURES = (MigrationError, HuntingError, AdxError, UnknownTableError, tenancy.TenantStartError)
+_WRONG = (SettingsError, CatalogueError, SchemaScriptError)
+
+_P = ParamSpec("_P")
+
+Home = Annotated[Path, typer.Option(help="Folder of the local tenant's state and of DAGSTER_HOME.")]
+Samples = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="Real records, JSON lines from Advanced Hunting.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def _readable_errors(command: Callable[_P, int]) -> Callable[_P, None]:
+    """Errors as one message on standard error, without a traceback; the command's number as exit code."""
+
+    @wraps(command)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except _WRONG as error:
+            Console(stderr=True, soft_wrap=True).print(f"[red]error[/red]: {error}", highlight=False)
+            code = 2
+        except _FAILURES as error:
+            Console(stderr=True, soft_wrap=True).print(f"[red]failed[/red]: {error}", highlight=False)
+            code = 1
+        raise typer.Exit(code)
+
+    return guarded
+
+
+@app.command()
+@_readable_errors
+def demo(
+    home: Home = Path(".demo"),
+    samples: Samples = None,
+    seed: Annotated[int, typer.Option(help="Seed of the generated data.")] = 7,
+    fresh: Annotated[bool, typer.Option(help="Begin anew: forget an earlier demo of the same home.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Local tenant, bootstrap, real Dagster runs over 30 days of every event table, and a comparison row by row."""
+    return demonstration.run(home=home, samples=samples, seed=seed, fresh=fresh, as_json=as_json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@_readable_errors
+def local(
+    context: typer.Context,
+    home: Home = Path(".demo"),
+    samples: Samples = None,
+    seed: Annotated[int, typer.Option(help="Seed of the generated data.")] = 7,
+    clock_scale: Annotated[float, typer.Option(help="How much faster than real time quota windows run.")] = 20.0,
+) -> int:
+    """The local tenant alone. `local -- COMMAND ...` runs a command with the tenant's environment and then ends."""
+    options = demonstration.tenant_options(samples=samples, seed=seed, clock_scale=clock_scale)
+    if context.args:
+        with tenancy.running_tenant(home, options) as variables:
+            return tenancy.run_inside(context.args, {**variables, **tenancy.dagster_environment(home)})
+    return demonstration.serve_tenant(home=home, samples=samples, seed=seed, clock_scale=clock_scale)
+
+
+@app.command()
+@_readable_errors
+def bootstrap(
+    show: Annotated[bool, typer.Option("--print", help="Print the scripts instead of running them.")] = False,
+    grants: Annotated[bool, typer.Option(help="Grant the pipeline's identity its roles (30_roles.kql).")] = True,
+) -> int:
+    """Make or complete what the database needs: tables, views, mappings, policies, roles, configuration rows."""
+    if show:
+        settings = load_settings()
+        names = Placeholders(settings.adx_database, settings.azure_client_id, settings.azure_tenant_id)
+        tables = tuple(load_catalogue(settings.defender_tables_file).values())
+        sys.stdout.write("\n".join(text for _, text in script_texts(names, tables=tables)))
+        return 0
+    console = Console(soft_wrap=True)
+    with open_database() as database:
+        settings = database.settings
+        report = apply_scripts(
+            database.adx,
+            client_id=settings.azure_client_id,
+            tenant_id=settings.azure_tenant_id,
+            tables=tuple(database.catalogue.values()),
+            grants=grants,
+        )
+    console.print(f"{settings.adx_database}: {len(report.applied)} statements applied, {len(report.skipped)} left out.")
+    for sentence in report.found:
+        console.print(f"- {sentence}", highlight=False)
+    return 0
+
+
+@app.command()
+@_readable_errors
+def sync(
+    table: Annotated[str, typer.Argument(help="A Defender table, such as DeviceLogonEvents.")],
+    start: Annotated[datetime | None, typer.Option("--from", help="Start of the window, UTC.")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="End of the window, UTC, itself not in it.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Bring ADX up to Defender for one table, without Dagster: a window, or from the watermark on."""
+    if (start is None) != (end is None):
+        raise SettingsError("--from and --to go together")
+    window = None
+    if start is not None and end is not None:
+        if start >= end:
+            raise SettingsError(f"--from {start} is not before --to {end}")
+        window = Window(start.replace(tzinfo=UTC), end.replace(tzinfo=UTC))
+    with open_engine() as engine:
+        tally = engine.sync(Asked(table, RunIdentity(f"sync-{uuid.uuid4().hex}", ""), window))
+    if tally is None:
+        facts: dict[str, Any] = {"table": table, "skipped": True, "reason": "IsActive is false"}
+    else:
+        facts = {
+            "table": table,
+            "window": str(tally.window),
+            "rows_loaded": tally.loaded_rows,
+            "rows_expected": tally.expected_rows,
+            "rows_queryable": tally.queryable_rows,
+            "slices": tally.slices,
+            "calls": tally.calls,
+            "watermark": tally.watermark,
+            "notes": tally.notes,
+        }
+    if as_json:
+        sys.stdout.write(orjson.dumps(facts).decode() + "\n")
+    else:
+        for name, value in facts.items():
+            sys.stdout.write(f"{name}: {value}\n")
+    return 0
+
+
+@app.command()
+@_readable_errors
+def status(as_json: AsJson = False) -> int:
+    """Per table: watermark, lag, coverage, what is under way, and the last audit row."""
+    with open_database() as database:
+        states = table_states(database)
+    if as_json:
+        ok = all(state.ok for state in states)
+        sys.stdout.write(orjson.dumps({"ok": ok, "tables": [state.as_dict() for state in states]}).decode() + "\n")
+    else:
+        print_status(states, Console())
+    return 0 if all(state.ok for state in states) else 1
+
+
+@app.command()
+@_readable_errors
+def query(
+    kql: Annotated[str, typer.Argument(help="A query, read-only.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> int:
+    """Run a KQL query against the database and print its rows."""
+    with open_database() as database:
+        rows = database.adx.query(kql)
+    if as_json or not rows:
+        sys.stdout.write("".join(orjson.dumps(row).decode() + "\n" for row in rows))
+        return 0
+    table = Table(*rows[0].keys())
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else orjson.dumps(value).decode() for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "200"))).print(table)
+    return 0

@@ -1,0 +1,103 @@
+"""Real Dagster runs without the daemon: `python -m defender_adx_pipeline.defs.launch`, one JSON line per attempt.
+
+Here: one run of the job over a range of partitions on the persistent instance of DAGSTER_HOME, and what came of it. It
+is a process of its own, so that a caller needs no Dagster, can show progress, and can kill it. Not here: schedules.
+"""
+
+import argparse
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+import orjson
+
+from defender_adx_pipeline.catalogue import load_catalogue
+from defender_adx_pipeline.defs.assets import raw_key
+from defender_adx_pipeline.defs.schedules import RANGE_END, RANGE_START
+from defender_adx_pipeline.settings import load_settings
+
+_LAUNCH_TAG = "defender_adx/launch"
+_POLL_SECONDS = 0.5
+
+
+def event_tables() -> dg.JobDefinition:
+    """The job, as each step's process builds it again."""
+    from defender_adx_pipeline.definitions import defs  # noqa: PLC0415 - definitions loads this module
+
+    return defs().resolve_job_def("event_tables")
+
+
+def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = sys.stdout.buffer) -> bool:
+    """Run the raw assets of some tables over a range of daily partitions, telling each attempt as it ends.
+
+    Returns:
+        Whether every step succeeded.
+    """
+    catalogue = load_catalogue(load_settings().defender_tables_file)
+    launch = uuid.uuid4().hex
+    with dg.DagsterInstance.get() as instance:
+        done = threading.Event()
+        teller = threading.Thread(target=_tell, args=(instance, launch, done, out), daemon=True)
+        teller.start()
+        try:
+            result = dg.execute_job(
+                dg.reconstructable(event_tables),
+                instance=instance,
+                asset_selection=[raw_key(catalogue[name]) for name in tables],
+                tags={RANGE_START: first, RANGE_END: last, _LAUNCH_TAG: launch, "defender_adx/label": label},
+                run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
+                raise_on_error=False,
+            )
+        finally:
+            done.set()
+            teller.join()
+        return result.success
+
+
+def _tell(instance: dg.DagsterInstance, launch: str, done: threading.Event, out: Any) -> None:
+    """Print every observation and every failure of the run, while it goes on."""
+    told = 0
+    while True:
+        last_look = done.wait(_POLL_SECONDS)
+        lines = list(_attempts(instance, launch))
+        for line in lines[told:]:
+            out.write(orjson.dumps(line) + b"\n")
+        out.flush()
+        told = len(lines)
+        if last_look:
+            return
+
+
+def _attempts(instance: dg.DagsterInstance, launch: str) -> Iterator[dict[str, Any]]:
+    types = {dg.DagsterEventType.ASSET_OBSERVATION, dg.DagsterEventType.STEP_FAILURE}
+    for run_ in instance.get_runs(filters=dg.RunsFilter(tags={_LAUNCH_TAG: launch})):
+        for entry in instance.all_logs(run_.run_id, of_type=types):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+                seen = event.asset_observation_data.asset_observation
+                values = {name: getattr(value, "value", None) for name, value in seen.metadata.items()}
+                yield {"event": "attempt", "asset": seen.asset_key.to_user_string(), **values}
+            else:
+                error = event.step_failure_data.error
+                yield {"event": "failure", "step": event.step_key, "error": error.message if error else ""}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: 0 when every step succeeded, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", required=True, help="Defender tables, separated by commas")
+    parser.add_argument("--first", required=True, help="first partition, YYYY-MM-DD")
+    parser.add_argument("--last", required=True, help="last partition")
+    parser.add_argument("--label", default="", help="a word for the run's tags")
+    chosen = parser.parse_args(arguments)
+    ok = run(chosen.tables.split(","), chosen.first, chosen.last, label=chosen.label)
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
