@@ -67,7 +67,7 @@ browser: $(INSTALLED) ## The tests that click through Dagster's web page in head
 
 clean: ## Remove what the other targets made, but for .venv and node_modules
 	rm -rf $(BUILD) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find defender_adx_pipeline defender_adx_pipeline_tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path ./$(VENV) -o -path ./node_modules \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: apt-get install python3-venv"; exit 1; }
