@@ -88,10 +88,10 @@ def check_watermark_column(row: Mapping[str, Any], table: DefenderTable) -> None
 
 def _watermark(row: Mapping[str, Any], source: str) -> str:
     """The finer of the two spellings of the watermark, in seven digits."""
-    text, moment = row.get("LastRefreshedTimeInString"), row.get("LastRefreshedTime")
+    text, moment = str(row.get("LastRefreshedTimeInString") or ""), row.get("LastRefreshedTime")
     try:
-        exact = sort_key(str(text)) if text and str(text).lower() != "none" else NOT_LOADED
         coarse = sort_key(str(moment)) if moment else NOT_LOADED
+        exact = coarse if text.lower() in ("", "none", "null") else sort_key(text)
     except InvalidInstantError as error:
         raise ConfigurationError(
             f"MigrationConfiguration, SourceTable {source}: LastRefreshedTime: {error}. Nothing was read."
@@ -100,7 +100,7 @@ def _watermark(row: Mapping[str, Any], source: str) -> str:
     if parse_instant(exact) == parse_instant(coarse):
         return exact
     # Somebody moved one of the two by hand. The earlier one reads more and, by counts, loads nothing twice.
-    return min(exact, coarse) if text else coarse
+    return min(exact, coarse)
 
 
 def _load_type(row: Mapping[str, Any], source: str) -> LoadType:
