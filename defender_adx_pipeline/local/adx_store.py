@@ -10,38 +10,29 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 
-from defender_adx_pipeline.local.frames import KustoFault, entity_not_found
+from defender_adx_pipeline.local.adx_schema import (
+    EXTENT_ID,
+    EXTENT_TAGS,
+    INGESTION_TIME,
+    LEVELS,
+    AlreadyIngestedError,
+    Document,
+    Extent,
+    Level,
+    StoredTable,
+    check_columns,
+    definition,
+    missing_columns,
+    quoted,
+)
+from defender_adx_pipeline.local.frames import entity_not_found
 from defender_adx_pipeline.local.state import utcnow
-
-DUCKDB_TYPES = {
-    "string": "VARCHAR",
-    "datetime": "TIMESTAMP_NS",
-    "dynamic": "JSON",
-    "long": "BIGINT",
-    "int": "INTEGER",
-    "bool": "BOOLEAN",
-    "guid": "UUID",
-    "real": "DOUBLE",
-    "decimal": "DECIMAL(38, 18)",
-    "timespan": "INTERVAL",
-}
-"""Storage type per KQL scalar type. TIMESTAMP_NS keeps the seventh digit and spans 1677 to 2262."""
-
-INGESTION_TIME, EXTENT_ID, EXTENT_TAGS = "__ingestion_time", "__extent_id", "__extent_tags"
-HIDDEN = (INGESTION_TIME, EXTENT_ID, EXTENT_TAGS)
-
-Level = Literal["plain", "timed", "tagged"]
-"""Which hidden columns a cursor sees: none, ingestion time and extent, or the extent's tags as well."""
-LEVELS: dict[Level, tuple[str, ...]] = {"plain": (), "timed": HIDDEN[:2], "tagged": HIDDEN}
-
-Document = dict[str, Any]
 
 _SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS adx.data;
@@ -54,39 +45,6 @@ CREATE TABLE IF NOT EXISTS adx.meta.journal (kind VARCHAR, id VARCHAR, recorded 
 """
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTable:
-    """A table's schema as the database keeps it."""
-
-    name: str
-    columns: tuple[tuple[str, str], ...]
-    """(name, KQL type) in the order in which they were added."""
-    folder: str = ""
-    docstring: str = ""
-
-    @property
-    def cslschema(self) -> str:
-        """`A:string,B:long`, as `.show table T cslschema` prints it."""
-        return ",".join(f"{name}:{kind}" for name, kind in self.columns)
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """One data shard: what one ingestion wrote."""
-
-    table: str
-    extent_id: str
-    created: datetime
-    tags: tuple[str, ...]
-    rows: int
-    original_size: int
-
-
-def quoted(name: str) -> str:
-    """A DuckDB identifier; nothing in a name can end it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 class AdxStore:
     """The database. Every method is thread-safe; writers take turns, readers see whole commits.
 
@@ -96,9 +54,7 @@ class AdxStore:
         clock: ingestion times come from it.
     """
 
-    def __init__(
-        self, path: Path, *, database: str = "defender", clock: Callable[[], datetime] = utcnow
-    ) -> None:
+    def __init__(self, path: Path, *, database: str = "defender", clock: Callable[[], datetime] = utcnow) -> None:
         self.database = database
         self.clock = clock
         self.version = 0
@@ -142,10 +98,9 @@ class AdxStore:
 
     # Tables ------------------------------------------------------------------------------------------------------
 
-    def tables(self) -> dict[str, StoredTable]:
-        """All tables by name."""
-        with self._lock:
-            return dict(sorted(self._tables.items()))
+    def tables(self) -> Mapping[str, StoredTable]:
+        """All tables by name. Readers do not wait for a writer: the mapping is replaced, never changed."""
+        return self._tables
 
     def table(self, name: str) -> StoredTable:
         """One table; names are case-sensitive.
@@ -153,32 +108,47 @@ class AdxStore:
         Raises:
             KustoFault: BadRequest_EntityNotFound.
         """
-        with self._lock:
-            if name not in self._tables:
-                raise entity_not_found("Table", name, self.database)
-            return self._tables[name]
+        if name not in self._tables:
+            raise entity_not_found("Table", name, self.database)
+        return self._tables[name]
 
     def create_table(
         self, name: str, columns: Sequence[tuple[str, str]], *, folder: str = "", docstring: str = "", merge: bool
     ) -> StoredTable:
-        """Create a table, or add the columns that an existing one lacks at its end (`merge`), or leave it as it is.
+        """`create_tables` for one."""
+        return self.create_tables([(name, columns)], folder=folder, docstring=docstring, merge=merge)[0]
+
+    def create_tables(
+        self,
+        wanted: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+        *,
+        folder: str = "",
+        docstring: str = "",
+        merge: bool,
+    ) -> list[StoredTable]:
+        """Create tables, or add the columns that existing ones lack at their end (`merge`), or leave these as they are.
+
+        All or none.
 
         Raises:
             KustoFault: a column exists with another type, or twice.
         """
         with self._lock:
-            old = self._tables.get(name)
-            if old is None:
-                _check_columns(columns)
-                table = StoredTable(name, tuple(columns), folder, docstring)
-            elif not merge:
-                return old
-            else:
-                new = _missing_columns(old, columns)
-                table = StoredTable(name, old.columns + new, folder or old.folder, docstring or old.docstring)
-            if table != old:
-                self._save_table(old, table)
-            return table
+            planned: dict[str, StoredTable] = {}
+            for name, columns in wanted:
+                check_columns(columns)
+                old = planned.get(name, self._tables.get(name))
+                if old is None:
+                    planned[name] = StoredTable(name, tuple(columns), folder, docstring)
+                elif not merge:
+                    planned[name] = old
+                else:
+                    new = old.columns + missing_columns(old, columns)
+                    planned[name] = StoredTable(name, new, folder or old.folder, docstring or old.docstring)
+            changed = [table for table in planned.values() if table != self._tables.get(table.name)]
+            if changed:
+                self._save_tables(changed)
+            return list(planned.values())
 
     def drop_table(self, name: str) -> None:
         """Forget a table with its data, extents and mappings."""
@@ -194,7 +164,7 @@ class AdxStore:
                 )
             for level in LEVELS:
                 self._root.execute(f"DROP VIEW IF EXISTS {level}.main.{quoted(name)}")
-            del self._tables[name]
+            self._tables = {other: table for other, table in self._tables.items() if other != name}
             self.version += 1
 
     def row_count(self, name: str) -> int:
@@ -204,20 +174,23 @@ class AdxStore:
         row = cursor.execute(f"SELECT count(*) FROM adx.data.{quoted(table.name)}").fetchone()  # noqa: S608 - quoted
         return int(row[0]) if row else 0
 
-    def _save_table(self, old: StoredTable | None, table: StoredTable) -> None:
-        name = f"adx.data.{quoted(table.name)}"
+    def _save_tables(self, tables: Sequence[StoredTable]) -> None:
         with self.transaction() as cursor:
-            if old is None:
-                columns = [f"{quoted(column)} {DUCKDB_TYPES[kind]}" for column, kind in table.columns]
-                columns += [f"{INGESTION_TIME} TIMESTAMP", f"{EXTENT_ID} VARCHAR"]
-                cursor.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
-            else:
-                for column, kind in table.columns[len(old.columns) :]:
-                    cursor.execute(f"ALTER TABLE {name} ADD COLUMN {quoted(column)} {DUCKDB_TYPES[kind]}")
-            body = {"columns": table.columns, "folder": table.folder, "docstring": table.docstring}
-            _put(cursor, "table", "", table.name, body)
-        self._tables[table.name] = table
-        self._publish(table)
+            for table in tables:
+                old = self._tables.get(table.name)
+                name = f"adx.data.{quoted(table.name)}"
+                if old is None:
+                    columns = [definition(column, kind) for column, kind in table.columns]
+                    columns += [f"{INGESTION_TIME} TIMESTAMP", f"{EXTENT_ID} VARCHAR"]
+                    cursor.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
+                else:
+                    for column, kind in table.columns[len(old.columns) :]:
+                        cursor.execute(f"ALTER TABLE {name} ADD COLUMN {definition(column, kind)}")
+                body = {"columns": table.columns, "folder": table.folder, "docstring": table.docstring}
+                _put(cursor, "table", "", table.name, body)
+        for table in tables:
+            self._publish(table)
+        self._tables = dict(sorted({**self._tables, **{table.name: table for table in tables}}.items()))
         self.version += 1
 
     def _publish(self, table: StoredTable) -> None:
@@ -226,13 +199,20 @@ class AdxStore:
         source = f"adx.data.{quoted(table.name)} AS t"
         joined = f"{source} LEFT JOIN adx.meta.extents AS e ON e.extent_id = t.{EXTENT_ID}"
         hidden = f"{columns}, t.{INGESTION_TIME}, t.{EXTENT_ID}"
+        tags = f"CAST(coalesce(e.tags, '[]') AS JSON) AS {EXTENT_TAGS}"
         bodies = {
-            "plain": f"SELECT {columns} FROM {source}",
-            "timed": f"SELECT {hidden} FROM {source}",
-            "tagged": f"SELECT {hidden}, CAST(coalesce(e.tags, '[]') AS JSON) AS {EXTENT_TAGS} FROM {joined}",
+            # Names are quoted, the rest is fixed.
+            "plain": f"SELECT {columns} FROM {source}",  # noqa: S608
+            "timed": f"SELECT {hidden} FROM {source}",  # noqa: S608
+            "tagged": f"SELECT {hidden}, {tags} FROM {joined}",  # noqa: S608
         }
         for level, body in bodies.items():
             self._root.execute(f"CREATE OR REPLACE VIEW {level}.main.{quoted(table.name)} AS {body}")
+
+    def publish_view(self, level: str, name: str, select: str) -> None:
+        """Make a name readable at a level: a stored function or materialized view as SQL."""
+        with self._lock:
+            self._root.execute(f"CREATE OR REPLACE VIEW {level}.main.{quoted(name)} AS {select}")
 
     # Rows --------------------------------------------------------------------------------------------------------
 
@@ -247,6 +227,7 @@ class AdxStore:
         level: Level = "plain",
         replace: bool = False,
         columns: Sequence[str] | None = None,
+        unless: Sequence[str] = (),
     ) -> Extent | None:
         """Append what a SQL query returns as one extent, or nothing at all.
 
@@ -259,9 +240,13 @@ class AdxStore:
             level: which hidden columns the SQL may read.
             replace: drop what the table held in the same transaction.
             columns: names of the columns that `select` gives, when not all.
+            unless: `ingestIfNotExists` values.
 
         Returns:
             The extent, or None when the query gave no row.
+
+        Raises:
+            AlreadyIngestedError: an extent of the table carries `ingest-by:` with one of `unless`.
         """
         schema = self.table(table)
         names = ", ".join(quoted(name) for name in columns or [name for name, _ in schema.columns])
@@ -269,14 +254,17 @@ class AdxStore:
         target = f"adx.data.{quoted(table)}"
         stamp = f"TIMESTAMP '{created:%Y-%m-%d %H:%M:%S.%f}', '{extent_id}'"
         with self.transaction() as cursor:
+            if self.has_ingest_by(table, unless):
+                raise AlreadyIngestedError(table, unless)
             if level != "plain":
                 cursor.execute(f"USE {level}")
             if replace:
+                # The query may read the table that it replaces.
+                cursor.execute(f"CREATE OR REPLACE TEMP TABLE __replacement AS {select}", parameters)
+                select, parameters = "SELECT * FROM temp.main.__replacement", None
                 _empty(cursor, table)
-            cursor.execute(
-                f"INSERT INTO {target} ({names}, {INGESTION_TIME}, {EXTENT_ID}) SELECT *, {stamp} FROM ({select})",
-                parameters,
-            )
+            into = f"INSERT INTO {target} ({names}, {INGESTION_TIME}, {EXTENT_ID})"
+            cursor.execute(f"{into} SELECT *, {stamp} FROM ({select})", parameters)
             inserted = cursor.fetchone()
             rows = int(inserted[0]) if inserted else 0
             if not rows:
@@ -338,6 +326,9 @@ class AdxStore:
                 "DELETE FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?", [kind, parent, name]
             )
             self.version += 1
+        if found and kind in ("function", "view"):
+            for level in LEVELS:
+                self._root.execute(f"DROP VIEW IF EXISTS {level}.main.{quoted(name)}")
         return found
 
     def documents(self, kind: str, parent: str | None = None) -> list[tuple[str, str, Document]]:
@@ -357,14 +348,14 @@ class AdxStore:
 
     def journal(self, kind: Literal["failure", "operation"]) -> list[Document]:
         """The journal of a kind, oldest first."""
-        rows = self.cursor().execute(
-            "SELECT body FROM adx.meta.journal WHERE kind = ? ORDER BY recorded", [kind]
-        )
+        rows = self.cursor().execute("SELECT body FROM adx.meta.journal WHERE kind = ? ORDER BY recorded", [kind])
         return [json.loads(body) for (body,) in rows.fetchall()]
 
 
 def _put(cursor: duckdb.DuckDBPyConnection, kind: str, parent: str, name: str, body: Mapping[str, Any]) -> None:
-    cursor.execute("INSERT OR REPLACE INTO adx.meta.entities VALUES (?, ?, ?, ?)", [kind, parent, name, json.dumps(body)])
+    cursor.execute(
+        "INSERT OR REPLACE INTO adx.meta.entities VALUES (?, ?, ?, ?)", [kind, parent, name, json.dumps(body)]
+    )
 
 
 def _empty(cursor: duckdb.DuckDBPyConnection, table: str) -> None:
@@ -375,22 +366,3 @@ def _empty(cursor: duckdb.DuckDBPyConnection, table: str) -> None:
 def _table(name: str, body: Document) -> StoredTable:
     columns = tuple((column, kind) for column, kind in body["columns"])
     return StoredTable(name, columns, body["folder"], body["docstring"])
-
-
-def _check_columns(columns: Sequence[tuple[str, str]]) -> None:
-    names = [name for name, _ in columns]
-    if len({name.casefold() for name in names}) != len(names):
-        raise KustoFault("Duplicate column names are not allowed in a table schema.", code="BadRequest_DuplicateColumns")
-
-
-def _missing_columns(old: StoredTable, columns: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    _check_columns(columns)
-    existing = dict(old.columns)
-    for name, kind in columns:
-        if name in existing and existing[name] != kind:
-            raise KustoFault(
-                f"Column '{name}' of table '{old.name}' exists with type '{existing[name]}', not '{kind}';"
-                " a column's type cannot be changed by create-merge.",
-                code="BadRequest_ColumnTypeMismatch",
-            )
-    return tuple((name, kind) for name, kind in columns if name not in existing)

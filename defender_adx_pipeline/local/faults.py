@@ -1,7 +1,7 @@
 """Faults on request: which call of which service goes wrong, and how.
 
-Here: the script of rules, set in-process or through the admin app, and the decision per call. Not here: carrying a fault
-out on a connection (`servers`) or in the ingestion worker (`worker`).
+Here: the script of rules, set in-process or through the admin app, and the decision per call. Not here: carrying a
+fault out on a connection (`servers`) or in the ingestion worker (`worker`).
 """
 
 import random

@@ -177,7 +177,9 @@ def v2(table: Table, *, client_request_id: str = "", partial_failure: KustoFault
     completion: dict[str, Any] = {"FrameType": "DataSetCompletion", "HasErrors": bool(errors), "Cancelled": False}
     if errors:
         completion["OneApiErrors"] = errors
-    return orjson.dumps([_HEADER, _PROPERTIES, _primary(table.columns, rows), _completed(client_request_id), completion])
+    return orjson.dumps(
+        [_HEADER, _PROPERTIES, _primary(table.columns, rows), _completed(client_request_id), completion]
+    )
 
 
 def encode_rows(table: Table) -> list[Any]:
@@ -214,9 +216,7 @@ def _encode(kind: str, value: Any) -> Any:
         return format_timespan(value)
     if isinstance(value, (Decimal, uuid.UUID, date)):
         return str(value)
-    if isinstance(value, float) and kind == "real":
-        return _encode_real(value)
-    return value
+    return _encode_real(value) if isinstance(value, float) else value
 
 
 def _encode_dynamic(value: Any) -> Any:

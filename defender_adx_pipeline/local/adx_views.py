@@ -1,0 +1,137 @@
+"""Stored functions and materialized views as names that a query can read.
+
+Here: a function without parameters and a materialized view become DuckDB views when a query first names them; the
+others are handed to the translator. Not here: storing them (`adx_store`) or running queries (`engine`).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import duckdb
+
+from defender_adx_pipeline.local.adx_schema import EXTENT_ID, EXTENT_TAGS, INGESTION_TIME, LEVELS, Level, quoted
+from defender_adx_pipeline.local.adx_store import AdxStore
+from defender_adx_pipeline.local.commands_text import outside_literals
+from defender_adx_pipeline.local.kql import translate
+
+_CALLS = {
+    "ingestion_time": INGESTION_TIME,
+    "extent_tags": EXTENT_TAGS,
+    "extent_id": EXTENT_ID,
+}
+_CALL = re.compile(rf"\b({'|'.join(_CALLS)})\s*\(\s*\)")
+_TABLE_CALL = re.compile(r"\b(?:table|materialized_view)\s*\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
+_NAME = r"(?<![\w.])(?:{name}|\[\s*(?:'{name}'|\"{name}\")\s*\])(?!\w)(?:\s*\(\s*\))?"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A query made ready: its text with the engine-only functions replaced, and what it needs to run."""
+
+    text: str
+    level: Level
+    functions: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Views:
+    """Keeps the DuckDB views of stored functions in step with the database."""
+
+    store: AdxStore
+    _made: dict[str, tuple[int, str]] = field(init=False, default_factory=dict)
+
+    def prepare(self, text: str) -> Prepared:
+        """Rewrite a query and make sure that every stored name in it can be read.
+
+        `table("T")` becomes the name; `ingestion_time()`, `extent_tags()` and `extent_id()` become the hidden columns
+        of the tables; a call without arguments of a stored function becomes the name of its view.
+
+        Raises:
+            KqlFailure: a stored function that the query needs does not translate.
+        """
+        return self._prepare(text, ())
+
+    def _prepare(self, text: str, within: tuple[str, ...]) -> Prepared:
+        text = _TABLE_CALL.sub(lambda match: f'["{match[1] or match[2]}"]', text)
+        signatures: list[str] = []
+        tables = self.store.tables()
+        for name, parameters, body in self._stored():
+            if name in within or name not in text or name in tables:
+                continue
+            if parameters:
+                signatures.append(f"function {name}({parameters}) {{ {self._prepare(body, (*within, name)).text} }}")
+                continue
+            pattern = re.compile(_NAME.format(name=re.escape(name)))
+            if pattern.search(text):
+                self._ensure(name, body, (*within, name))
+                text = pattern.sub(f'["{name}"]', text) if _is_called(name, text) else text
+        level = _level(text, signatures)
+        return Prepared(_replace_calls(text), level, tuple(_replace_calls(one) for one in signatures))
+
+    def _stored(self) -> list[tuple[str, str, str]]:
+        found = [
+            (name, str(document["parameters"]), str(document["body"]))
+            for _, name, document in self.store.documents("function")
+        ]
+        found += [(name, "", str(document["body"])) for _, name, document in self.store.documents("view")]
+        return found
+
+    def _ensure(self, name: str, body: str, within: tuple[str, ...]) -> None:
+        made = (self.store.version, body)
+        if self._made.get(name) == made:
+            return
+        prepared = self._prepare(body, within)
+        cursor = self.store.cursor(prepared.level)
+        translated = translate(cursor, prepared.text, functions=prepared.functions)
+        columns = [column for column, _ in translated.columns]
+        shown = [quoted(columns[place]) for place in visible(columns, prepared.level)]
+        source = qualified(cursor, translated.sql, prepared.level)
+        for level in LEVELS:
+            self.store.publish_view(level, name, f"SELECT {', '.join(shown)} FROM ({source})")  # noqa: S608 - quoted
+        self._made[name] = made
+
+
+def visible(columns: Sequence[str], level: Level) -> list[int]:
+    """Places of the result columns that a client sees.
+
+    The hidden columns of a table are left out where they came along with all its other columns; a query that projects
+    `ingestion_time()` alone keeps it.
+    """
+    bare = [column.rstrip("0123456789") for column in columns]
+    if not set(LEVELS[level]).issubset(bare):
+        return list(range(len(columns)))
+    return [place for place, column in enumerate(bare) if column not in LEVELS[level]]
+
+
+def qualified(cursor: duckdb.DuckDBPyConnection, sql: str, level: Level) -> str:
+    """SQL whose table names say which catalog they mean, so that it reads the same from every cursor."""
+    names = cursor.execute(
+        "SELECT view_name FROM duckdb_views() WHERE database_name = current_database() AND NOT internal"
+    ).fetchall()
+    known = {quoted(name) for (name,) in names}
+    return re.sub(
+        r'\b(FROM|JOIN) ("(?:[^"]|"")*")',
+        lambda match: f"{match[1]} {level}.main.{match[2]}" if match[2] in known else match[0],
+        sql,
+    )
+
+
+def _is_called(name: str, text: str) -> bool:
+    return re.search(rf"{re.escape(name)}['\"]?\s*\]?\s*\(\s*\)", text) is not None
+
+
+def _level(text: str, signatures: list[str]) -> Level:
+    called = {match[1] for one in (text, *signatures) for match in _CALL.finditer(outside_literals(one))}
+    if "extent_tags" in called:
+        return "tagged"
+    return "timed" if called else "plain"
+
+
+def _replace_calls(text: str) -> str:
+    blanked = outside_literals(text)
+    out, end = [], 0
+    for match in _CALL.finditer(blanked):
+        out += [text[end : match.start()], _CALLS[match[1]]]
+        end = match.end()
+    return "".join((*out, text[end:]))
