@@ -166,7 +166,9 @@ def _permanent(refusal: Refusal, rest: dict[str, Any]) -> HuntingError:
 
 
 _SIZE = _named(
-    r"exceeded the allowed (result size|limits)|execution was preempted|E_QUERY_RESULT_SET_TOO_LARGE|E_RUNAWAY_QUERY"
+    r"exceeded the allowed (result size|limits)|execution was preempted|execution (has )?timed out"
+    # The same in the words of the Kusto engine underneath ("Query limits" in the Kusto docs).
+    r"|E_QUERY_RESULT_SET_TOO_LARGE|E_RUNAWAY_QUERY|E_LOW_MEMORY_CONDITION"
 )
 _SPENT = _named(r"calls quota exceeded|exceeded processing resources|run queries again in")
 
@@ -208,6 +210,11 @@ def classify(
     if build is _too_large and status != 400 and context is not None and not context.splittable:
         build = _transient
     return build(refusal, rest)
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Whether a TLS error is about a certificate that is not trusted: trying again is no use then."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error) or "certificate verify failed" in str(error)
 
 
 def _said(refusal: Refusal) -> str:

@@ -22,7 +22,7 @@ from defender_adx_pipeline import __version__
 from defender_adx_pipeline.catalogue import Column
 from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.defender.auth import TokenSource, token_source
-from defender_adx_pipeline.defender.classification import classify
+from defender_adx_pipeline.defender.classification import classify, is_untrusted
 from defender_adx_pipeline.defender.clouds import hunting_endpoint, hunting_scope
 from defender_adx_pipeline.defender.errors import (
     AuthenticationError,
@@ -274,12 +274,6 @@ class HuntingClient:
                 timeout=self._timeouts,
                 allow_redirects=False,
             )
-        except requests.exceptions.SSLError:
-            raise PermanentError(
-                "the service's certificate was not trusted, or TLS failed",
-                todo="Check the trusted certificates (REQUESTS_CA_BUNDLE) and any proxy. Nothing was read.",
-                context=context,
-            ) from None
         except requests.exceptions.Timeout as error:
             kind = "connect" if isinstance(error, requests.exceptions.ConnectTimeout) else "answer"
             raise TransientError(f"no {kind} within the time-out", context=context) from None
@@ -288,6 +282,12 @@ class HuntingClient:
             requests.exceptions.ChunkedEncodingError,
             requests.exceptions.ContentDecodingError,
         ) as error:
+            if is_untrusted(error):
+                raise PermanentError(
+                    "the service's certificate is not trusted",
+                    todo="Check the trusted certificates (REQUESTS_CA_BUNDLE) and any proxy. Nothing was read.",
+                    context=context,
+                ) from None
             raise TransientError(
                 f"the connection failed ({type(error).__name__})",
                 todo="Check the network, DNS and proxy of this machine, and DEFENDER_API_URL.",

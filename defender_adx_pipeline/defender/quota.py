@@ -51,7 +51,7 @@ class Limit:
     seconds: float
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Permit:
     """One admitted call."""
 

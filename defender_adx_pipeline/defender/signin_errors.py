@@ -7,7 +7,7 @@ Entra authentication and authorization error codes". Credentials never reach the
 import re
 from typing import Any
 
-from defender_adx_pipeline.defender.classification import redact
+from defender_adx_pipeline.defender.classification import is_untrusted, redact
 from defender_adx_pipeline.defender.errors import AuthenticationError, QueryContext, SignInUnavailableError
 
 _CODE = re.compile(r"AADSTS(\d+)")
@@ -84,12 +84,17 @@ def unreadable(error: Exception, scope: str, endpoint: str) -> AuthenticationErr
     )
 
 
-def no_answer(error: Exception, scope: str, endpoint: str) -> SignInUnavailableError:
-    """The error for a sign-in service that cannot be reached, or answers 5xx."""
+def no_answer(error: Exception, scope: str, endpoint: str) -> AuthenticationError:
+    """The error for a sign-in service that cannot be reached, is not trusted, or answers 5xx."""
+    if is_untrusted(error):
+        return AuthenticationError(
+            f"the certificate of {endpoint} is not trusted",
+            todo="Check the trusted certificates of this machine (REQUESTS_CA_BUNDLE) and any proxy. Nothing was read.",
+            context=_context(scope),
+        )
     return SignInUnavailableError(
         f"{endpoint} gave no answer ({type(error).__name__})",
-        todo="Check the network, proxy, DNS and trusted certificates (REQUESTS_CA_BUNDLE) of this machine, and"
-        " AZURE_AUTHORITY_HOST. Nothing was read.",
+        todo="Check the network, proxy and DNS of this machine, and AZURE_AUTHORITY_HOST. Nothing was read.",
         context=_context(scope),
     )
 

@@ -257,8 +257,9 @@ def test_an_untrusted_sign_in_host_is_told(
 ) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
-    with pytest.raises(SignInUnavailableError, match=r"SSLError.*REQUESTS_CA_BUNDLE") as caught:
+    with pytest.raises(AuthenticationError, match=r"not trusted.*REQUESTS_CA_BUNDLE") as caught:
         token_source(settings_for(entra)).token(GRAPH)
+    assert caught.value.action == "fail"
     assert_silent(caught.value, caplog)
 
 

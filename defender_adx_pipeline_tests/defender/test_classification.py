@@ -51,6 +51,13 @@ ROWS: list[tuple[int, bytes, type[HuntingError], Action, str]] = [
     (400, graph("BadRequest", RESULT_SIZE % "number"), TooLargeError, "split", "allowed result size"),
     (400, mde("BadRequest", RESULT_SIZE % "amount"), TooLargeError, "split", "allowed result size"),
     (400, graph("BadRequest", LIMITS), TooLargeError, "split", "preempted"),
+    (
+        400,
+        graph("BadRequest", "Partial query failure: 0x80DA0007 (E_RUNAWAY_QUERY)"),
+        TooLargeError,
+        "split",
+        "RUNAWAY",
+    ),
     (504, graph("UnknownError", ""), TooLargeError, "split", "gave no reason"),
     (502, NGINX % b"502 Bad Gateway", TooLargeError, "split", "502 Bad Gateway"),
     (413, NGINX % b"413 Request Entity Too Large", RequestTooLargeError, "fail", "1 MB"),

@@ -28,7 +28,7 @@ from defender_adx_pipeline.defender.errors import (
 )
 from defender_adx_pipeline.defender.quota import FileQuota, Limit
 from defender_adx_pipeline.defender.retrying import RetryPolicy, RetryRun
-from defender_adx_pipeline_tests.defender.loopback import Asked, Reply, Server, graph_answer, serving
+from defender_adx_pipeline_tests.defender.loopback import Asked, EntraServer, Reply, Server, graph_answer, serving
 from defender_adx_pipeline_tests.defender.test_classification import CPU, NGINX, RESULT_SIZE, UNRESOLVED, graph, mde
 
 FAST = RetryPolicy(first_wait=0.01, longest_wait=0.05, first_pause=0.01, throttled_for=2.0, transient_tries=4)
@@ -57,13 +57,14 @@ class Tokens(CachedTokens):
 def open_client(tmp_path: Path) -> Iterator[Callable[..., HuntingClient]]:
     clients: list[HuntingClient] = []
 
-    def opened(server: Server, *, tokens: Tokens | None = None, **options: Any) -> HuntingClient:
-        options = {"retries": FAST, "quota": FileQuota(tmp_path / "q.sqlite", (Limit(1000, 60),))} | options
+    def opened(server: Server | EntraServer, *, tokens: Tokens | None = None, **options: Any) -> HuntingClient:
+        quota = FileQuota(tmp_path / "q.sqlite", (Limit(1000, 60),))
+        given: dict[str, Any] = {"retries": FAST, "quota": quota} | options
         client = HuntingClient(
             server.url + "/v1.0/security/runHuntingQuery",
             tokens=tokens or Tokens(),
             scope="https://graph.microsoft.com/.default",
-            **options,
+            **given,
         )
         clients.append(client)
         return client
@@ -164,6 +165,18 @@ def test_a_service_that_is_not_there_is_told(open_client: OpenClient) -> None:
         client = open_client(server)
     with pytest.raises(TransientError, match=r"ConnectionError.*DEFENDER_API_URL") as caught:
         client.run("print 1", context=CONTEXT)
+    assert_silent(caught.value)
+
+
+def test_a_service_that_is_not_trusted_is_told_at_once(
+    open_client: OpenClient, entra: EntraServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    client = open_client(entra)
+    with pytest.raises(PermanentError, match=r"not trusted.*REQUESTS_CA_BUNDLE") as caught:
+        client.run("print 1", context=CONTEXT)
+    assert client.usage.calls == 1
     assert_silent(caught.value)
 
 
