@@ -94,7 +94,10 @@ class HuntingService:
             _Refused: the query does not resolve, or its answer breaks a limit.
         """
         started = time.perf_counter()
-        start, end = _timespan(timespan, self.source.clock())
+        now = self.source.clock()
+        start, end = _timespan(timespan, now)
+        oldest = now - timedelta(days=self.limits.days)
+        start = max(start, oldest) if start else oldest
         with self.source.hunting_cursor(start, end) as cursor, self._time_limit(cursor):
             try:
                 translation = translate(cursor, query)

@@ -23,6 +23,8 @@ class HuntingLimits:
     """Bytes of a request body; a larger one is refused with 413 by the proxy in front."""
     calls_per_minute: int = 45
     calls_per_hour: int = 1_500
+    days: int = 30
+    """How far back a query sees; no more than what is kept."""
     seconds: float = 180.0
     """Run time of one query."""
     retry_after: int | None = None

@@ -231,6 +231,12 @@ def test_a_timespan_narrows_the_answer(client, timespan, count):
     assert client.ask("AlertInfo | count", Timespan="last week").status_code == 400
 
 
+def test_a_shorter_look_back_hides_older_rows(source, issuer):
+    limits = HuntingLimits(days=2)
+    with serving(hunting_routes(source, issuer, CallQuota(limits), limits)) as base:
+        assert results(Client(base, issuer).ask("AlertInfo | count", Timespan="P30D"))[0]["Count"] == 1
+
+
 def test_the_quota_is_the_tenants_and_refuses_in_the_words_seen_live(source, issuer):
     limits = HuntingLimits(calls_per_minute=45)
     with serving(hunting_routes(source, issuer, CallQuota(limits), limits)) as base:
