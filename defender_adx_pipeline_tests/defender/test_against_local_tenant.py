@@ -24,7 +24,7 @@ from defender_adx_pipeline.local.entra import Application
 from defender_adx_pipeline.local.limits import HuntingLimits
 from defender_adx_pipeline.local.tenant import CLIENT_ID, CLIENT_SECRET, LocalTenant
 from defender_adx_pipeline.settings import ApiName, load_settings
-from defender_adx_pipeline_tests.conftest import OpenTenant
+from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
 
 TABLES = ("DeviceInfo", "EmailEvents", "CloudAppEvents", "AlertEvidence", "DeviceProcessEvents")
 NOW = datetime.now(UTC)
@@ -145,7 +145,8 @@ def test_a_token_that_was_revoked_is_renewed(tenant: LocalTenant, open_client: O
     assert [entry.method for entry in tenant.log.entries(service="entra", since=since)].count("POST") == 1
 
 
-def test_a_table_that_the_tenant_lacks_is_told(open_client: OpenClient) -> None:
+def test_a_table_that_the_tenant_lacks_is_told(open_client: OpenClient, statements: Statements) -> None:
+    statements.add_table("defender", "NoSuchTable", {"Timestamp": "datetime"})
     with pytest.raises(UnresolvedNameError, match="licence") as caught:
         open_client().schema("NoSuchTable")
     assert caught.value.name == "NoSuchTable"
