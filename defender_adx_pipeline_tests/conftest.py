@@ -39,9 +39,12 @@ class Statements:
         """Record a table that exists for one test only, so that statements about it can bind."""
         self._add({"side": side, "kind": "table", "name": name, "columns": dict(columns)})
 
+    def add_database(self, name: str) -> None:
+        """Record the name of an ADX database, so that commands which name it can bind."""
+        self._add({"side": "adx", "kind": "database", "name": name})
+
     def add_tenant(self, tenant: "LocalTenant") -> None:
-        """Record what a tenant's request log holds, and the name of its database."""
-        self._add({"side": "adx", "kind": "database", "name": tenant.environment()["ADX_DATABASE"]})
+        """Record what a tenant's request log holds."""
         for service, side in SIDES.items():
             for request in tenant.log.entries(service=service):
                 if request.statement:
@@ -83,6 +86,7 @@ def open_tenant(tmp_path_factory: pytest.TempPathFactory, statements: Statements
             columns = {column.name: column.type for column in (*table.columns, *table.undocumented_columns)}
             statements.add_table("defender", table.name, columns)
         with LocalTenant(home or tmp_path_factory.mktemp("tenant"), **options) as tenant:
+            statements.add_database(tenant.environment()["ADX_DATABASE"])
             try:
                 yield tenant
             finally:

@@ -1,7 +1,7 @@
 """Cutting scripts into statements, and bringing a database up to them: new, repeated, and made by an older script."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import AdxPermissionError
 from defender_adx_pipeline.adx.schema import (
     BootstrapError,
@@ -22,6 +23,7 @@ from defender_adx_pipeline.adx.schema import (
 from defender_adx_pipeline.adx.scripts import read_script
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.quoting import InvalidNameError
+from defender_adx_pipeline_tests.conftest import OpenTenant
 
 CATALOGUE = load_catalogue()
 CLIENT_ID = "11111111-1111-1111-1111-111111111111"
@@ -244,3 +246,93 @@ def test_inspect_tells_of_a_column_that_is_missing_and_of_one_with_another_type(
     state = inspect(Database(tables={"MigrationConfiguration"}, columns=columns))
     assert "no column LastRefreshedTimeInString" in state.findings[0]
     assert "LastRefreshedTime is string and not datetime" in state.findings[1]
+
+
+# --- against the local tenant's engine, through the real Kusto client ----------------------------
+
+FEW = (CATALOGUE["AlertInfo"], CATALOGUE["DeviceInfo"])
+OLDER_SHAPE = ", ".join(f"{name}: {kind}" for name, kind in OLDER_COLUMNS.items())
+OLDER_SCRIPT = (
+    f".create table MigrationConfiguration ({OLDER_SHAPE})",
+    """.create async materialized-view with (backfill = true)
+    VwLatestMigrationConfiguration on table MigrationConfiguration {
+        MigrationConfiguration
+        | where IsActive == true
+        | summarize arg_max(LastRefreshedTime, *) by SourceTable
+    }""",
+    f""".append MigrationConfiguration <| datatable({OLDER_SHAPE}) [
+        "DeviceInfo", "Devices", "Timestamp", datetime(2026-08-01T01:02:03.1234567Z), "Incr", true
+    ]""",
+)
+
+
+@pytest.fixture
+def adx(open_tenant: OpenTenant) -> Iterator[AdxClient]:
+    """A client of an empty database."""
+    with open_tenant(scale=0) as tenant:
+        environment = tenant.environment()
+        with AdxClient(environment["ADX_CLUSTER_URI"], environment["ADX_DATABASE"]) as client:
+            yield client
+
+
+def rows_of(client: AdxClient, table: str) -> list[Mapping[str, Any]]:
+    return client.query(f"VwLatestMigrationConfiguration | where SourceTable == '{table}'")
+
+
+def test_a_database_is_complete_after_bootstrap_and_a_second_one_resets_no_watermark(adx: AdxClient) -> None:
+    run(adx)
+    state = inspect(adx, tuple(CATALOGUE.values()))
+    assert (state.missing, state.findings, state.configuration_view) == ((), (), "function")
+    assert len(adx.query("MigrationConfiguration")) == len(CATALOGUE.events())
+    (row,) = rows_of(adx, "DeviceInfo")
+    assert row["LastRefreshedTimeInString"] == "1900-01-01T00:00:00.0000000Z"
+    adx.command(
+        """.append MigrationConfiguration <| MigrationConfiguration
+        | where SourceTable == "DeviceInfo"
+        | extend IsActive = false, LastRefreshedTimeInString = "2026-08-01T01:02:03.1234567Z"
+        | extend LastRefreshedTime = todatetime(LastRefreshedTimeInString)""",
+        idempotent=False,
+    )
+    run(adx)
+    assert len(adx.query("MigrationConfiguration")) == len(CATALOGUE.events()) + 1
+    (row,) = rows_of(adx, "DeviceInfo")
+    assert row["LastRefreshedTimeInString"] == "2026-08-01T01:02:03.1234567Z"
+    assert row["IsActive"] is False
+
+
+def test_a_database_of_the_older_script_keeps_its_rows_and_its_view(adx: AdxClient) -> None:
+    for text in OLDER_SCRIPT:
+        adx.command(text, idempotent=False)
+    for _ in range(2):
+        report = run(adx, tables=FEW)
+        assert [item.file for item in report.skipped] == ["11_vw_latest_migration_configuration.kql"]
+        assert "is a materialized view" in report.found[0]
+    state = inspect(adx)
+    assert (state.missing, state.configuration_view) == ((), "materialized view")
+    assert list(state.configuration_columns) == [*OLDER_COLUMNS, "LastRefreshedTimeInString"]
+    (taken_over,) = rows_of(adx, "DeviceInfo")
+    assert taken_over["DestinationTable"] == "Devices"
+    (added,) = rows_of(adx, "AlertInfo")
+    assert (added["LoadType"], added["IsActive"]) == ("Incr", True)
+    assert added["LastRefreshedTimeInString"] == "1900-01-01T00:00:00.0000000Z"
+
+
+def test_the_materialized_view_is_replaced_as_bootstrap_says(adx: AdxClient) -> None:
+    for text in OLDER_SCRIPT:
+        adx.command(text, idempotent=False)
+    told = re.search(r"`(\.drop materialized-view \w+)`", run(adx, tables=FEW).found[0])
+    assert told is not None
+    adx.command(told[1], idempotent=True)
+    run(adx, tables=FEW)
+    assert inspect(adx).configuration_view == "function"
+    (row,) = rows_of(adx, "DeviceInfo")
+    assert row["LastRefreshedTime"].startswith("2026-08-01T01:02:03.123456")
+    assert list(row) == [
+        "SourceTable",
+        "DestinationTable",
+        "WatermarkColumn",
+        "LastRefreshedTime",
+        "LastRefreshedTimeInString",
+        "LoadType",
+        "IsActive",
+    ]
