@@ -137,8 +137,8 @@ def translate(error: BaseException, what: str) -> AdxError:
         return error
     # azure-kusto-data 6.0 reads the body of a refusal as Kusto's JSON before it looks at the status, so a proxy's HTML
     # comes up as a JSON or key error; the status is in the error that it was handling.
-    if not isinstance(error, KustoError) and isinstance(error.__context__, requests.HTTPError):
-        return _from_status(error.__context__.response, str(error.__context__), what)
+    if not isinstance(error, KustoError) and (refusal := _refusal_behind(error)) is not None:
+        return _from_status(refusal.response, str(refusal), what)
     for kind, translated in _BY_CLASS:
         if isinstance(error, kind):
             return translated(error, what)
@@ -154,6 +154,13 @@ def partial_result(what: str, detail: str) -> PartialResultError:
         f" 500,000 rows and 64 MB. {advice}",
         too_large=too_large,
     )
+
+
+def _refusal_behind(error: BaseException) -> requests.HTTPError | None:
+    context = error.__context__
+    while context is not None and not isinstance(context, requests.HTTPError):
+        context = context.__context__
+    return context
 
 
 def _from_throttling(error: KustoThrottlingError, what: str) -> AdxThrottledError:

@@ -1,7 +1,8 @@
 """The statements sent to Azure Data Explorer, built from `quoting` and nothing else. Pure functions.
 
-Here: every query and every data command. Not here: schema commands (`schema` and the scripts of `kql/`), and sending
-anything (`client`). Names go through `kql_name`, values through a literal; no caller passes KQL.
+Here: queries over raw tables and data commands. Not here: queries over the state tables (`state_kql`), schema commands
+(`schema` and the scripts of `kql/`), and sending anything (`client`). Names go through `kql_name`, values through a
+literal; no caller passes KQL.
 
 Raw tables have one dynamic column, `Records`; a row's time is the text in it. Kusto compares that text as datetime to
 100 ns; `latest_times` returns texts, so that the seventh digit is never rounded.
@@ -15,7 +16,7 @@ from typing import Any
 import orjson
 
 from defender_adx_pipeline.instants import parse_instant, sort_key
-from defender_adx_pipeline.quoting import kql_bool, kql_datetime, kql_long, kql_name, kql_string
+from defender_adx_pipeline.quoting import kql_bool, kql_datetime, kql_long, kql_name, kql_string, kql_timespan
 
 RECORDS = "Records"
 MAPPING = "DynamicJsonMap"
@@ -28,13 +29,6 @@ Columns = Sequence[tuple[str, str]]
 
 SLICE_ID = re.compile(r"[0-9a-f]{32}")
 _TAG = re.compile(r"\bingest-by:([0-9a-f]{32})\b")
-_UNITS = (
-    (timedelta(days=1), "d"),
-    (timedelta(hours=1), "h"),
-    (timedelta(minutes=1), "m"),
-    (timedelta(seconds=1), "s"),
-    (timedelta(milliseconds=1), "ms"),
-)
 
 
 class RowError(ValueError):
@@ -57,11 +51,11 @@ def time_counts(
         time_column: the field of the record that holds the row's time.
         start: first instant of the window.
         end: first instant after it.
-        grain: the bin size, whole milliseconds.
+        grain: the bin size.
         ingested_since: a bound on the ingestion time, so that older extents are not read.
     """
     rows = _window(table, time_column, start, end, ingested_since)
-    return f"{rows}\n| summarize Rows = count() by Bin = bin(Bin, {timespan(grain)})"
+    return f"{rows}\n| summarize Rows = count() by Bin = bin(Bin, {kql_timespan(grain)})"
 
 
 def row_count(
@@ -97,28 +91,6 @@ def latest_times(
 def table_columns(table: str) -> str:
     """The columns of a table or view in their order: `ColumnName` and `ColumnType`."""
     return f"{kql_name(table)} | getschema | project ColumnName, ColumnType"
-
-
-def latest_configuration() -> str:
-    """The newest configuration row of every source table."""
-    return "VwLatestMigrationConfiguration"
-
-
-def latest_ledger(table: str, *, ending_after: datetime | None = None) -> str:
-    """The newest ledger row of every slice of a source table.
-
-    Args:
-        table: the source table.
-        ending_after: leave out windows that end at or before this instant.
-    """
-    query = f"VwLatestMigrationLedger | where SourceTable == {kql_string(table)}"
-    return query if ending_after is None else f"{query} | where WindowEnd > {kql_datetime(ending_after)}"
-
-
-def latest_audits(table: str | None = None) -> str:
-    """The newest audit row of one table, or of every table."""
-    chosen = "" if table is None else f" | where TableName == {kql_string(table)}"
-    return f"MigrationAuditLog{chosen} | summarize arg_max(Timestamp, *) by TableName"
 
 
 def landed_slices(table: str, slice_ids: Sequence[str]) -> Iterator[str]:
@@ -188,18 +160,6 @@ def append_rows(
         size += length
     if parts:
         yield head + ",\n".join(parts) + tail
-
-
-def timespan(length: timedelta) -> str:
-    """A timespan literal in the largest unit that divides it, such as `1h`.
-
-    Raises:
-        ValueError: it is not a positive number of milliseconds.
-    """
-    for unit, letter in _UNITS:
-        if length > timedelta(0) and length % unit == timedelta(0):
-            return f"{length // unit}{letter}"
-    raise ValueError(f"not a positive number of milliseconds: {length}")
 
 
 def literal(value: Any, kind: str) -> str:
