@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "defender": LEAVES,
     "adx": LEAVES,
     "migration": LEAVES | {"defender", "adx"},
-    "defs": ENGINE,
+    # Only launch.py, which starts runs of the whole code location.
+    "defs": ENGINE | {"definitions"},
     "definitions": ENGINE | {"defs"},
     # It shares only the catalogue with the rest, so that it cannot inherit the client's mistakes.
     "local": frozenset({"catalogue"}),

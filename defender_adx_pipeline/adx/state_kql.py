@@ -56,9 +56,10 @@ def latest_audits() -> str:
 def ledger_summary() -> str:
     """Per source table: what is open, and the confirmed windows' outer bounds."""
     return (
-        f"{LEDGER_VIEW}\n| summarize OpenSlices = countif(Kind == 'Slice' and State in ('Planned', 'Queued')),"
-        " CoveredFrom = minif(WindowStart, Kind == 'Window'), CoveredTo = maxif(WindowEnd, Kind == 'Window')"
-        " by SourceTable"
+        f"{LEDGER_VIEW}\n| extend From = iff(Kind == 'Window', WindowStart, datetime(null)),"
+        " To = iff(Kind == 'Window', WindowEnd, datetime(null))"
+        "\n| summarize OpenSlices = countif(Kind == 'Slice' and State in ('Planned', 'Queued')), CoveredFrom = min(From),"
+        " CoveredTo = max(To) by SourceTable"
     )
 
 

@@ -102,24 +102,23 @@ def _run_dagster(window: Window, home: Path, console: Console) -> Mapping[str, M
     first, last = window.start.date().isoformat(), window.end.date().isoformat()
     tables = load_catalogue().events()
     groups = itertools.groupby(sorted(tables, key=lambda table: table.group), key=lambda table: table.group)
+    runs = [f"{group}={','.join(table.name for table in members)}" for group, members in groups]
     with (home / "runs.log").open("ab") as log, Bars(console, len(tables)) as bars:
-        for group, members in groups:
-            names = [table.name for table in members]
-            bars.begin(group, len(names))
-            for line in _launch(names, first, last, group, log):
-                if line["event"] == "failure":
+        for line in _launch(first, last, runs, log):
+            match line["event"]:
+                case "run":
+                    bars.begin(line["label"], line["tables"])
+                case "attempt":
+                    attempts[line["TableName"]] = line
+                    bars.advance(line["TableName"], int(line["RecordCount"]), str(line["Status"]))
+                case "failure":
                     bars.failed(f"{line['step']}: {line['error'].strip().splitlines()[0]}")
-                    continue
-                attempts[line["TableName"]] = line
-                bars.advance(line["TableName"], int(line["RecordCount"]), str(line["Status"]))
     return attempts
 
 
-def _launch(names: Sequence[str], first: str, last: str, label: str, log: Any) -> Iterator[dict[str, Any]]:
-    """Start a run as a process and give its lines as they come."""
-    module = "defender_adx_pipeline.defs.launch"
-    chosen = ["--tables", ",".join(names), "--first", first, "--last", last, "--label", label]
-    command = [sys.executable, "-m", module, *chosen]
+def _launch(first: str, last: str, runs: Sequence[str], log: Any) -> Iterator[dict[str, Any]]:
+    """Start a process that makes the runs one after the other, and give its lines as they come."""
+    command = [sys.executable, "-m", "defender_adx_pipeline.defs.launch", "--first", first, "--last", last, *runs]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:  # noqa: S603 - our own command
         for line in process.stdout or ():
             if line.startswith(b"{"):

@@ -38,6 +38,7 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
     """
     catalogue = load_catalogue(load_settings().defender_tables_file)
     launch = uuid.uuid4().hex
+    _print(out, {"event": "run", "label": label, "tables": len(tables)})
     with dg.DagsterInstance.get() as instance:
         done = threading.Event()
         teller = threading.Thread(target=_tell, args=(instance, launch, done, out), daemon=True)
@@ -64,11 +65,15 @@ def _tell(instance: dg.DagsterInstance, launch: str, done: threading.Event, out:
         last_look = done.wait(_POLL_SECONDS)
         lines = list(_attempts(instance, launch))
         for line in lines[told:]:
-            out.write(orjson.dumps(line) + b"\n")
-        out.flush()
+            _print(out, line)
         told = len(lines)
         if last_look:
             return
+
+
+def _print(out: Any, line: dict[str, Any]) -> None:
+    out.write(orjson.dumps(line) + b"\n")
+    out.flush()
 
 
 def _attempts(instance: dg.DagsterInstance, launch: str) -> Iterator[dict[str, Any]]:
@@ -90,12 +95,14 @@ def _attempts(instance: dg.DagsterInstance, launch: str) -> Iterator[dict[str, A
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0 when every step succeeded, else 1."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", required=True, help="Defender tables, separated by commas")
     parser.add_argument("--first", required=True, help="first partition, YYYY-MM-DD")
     parser.add_argument("--last", required=True, help="last partition")
-    parser.add_argument("--label", default="", help="a word for the run's tags")
+    parser.add_argument("runs", nargs="+", metavar="LABEL=TABLE,TABLE", help="one run after the other")
     chosen = parser.parse_args(arguments)
-    ok = run(chosen.tables.split(","), chosen.first, chosen.last, label=chosen.label)
+    ok = True
+    for text in chosen.runs:
+        label, _, tables = text.partition("=")
+        ok = run(tables.split(","), chosen.first, chosen.last, label=label) and ok
     return 0 if ok else 1
 
 
