@@ -100,7 +100,7 @@ class HuntingService:
         start = max(start, oldest) if start else oldest
         with self.source.hunting_cursor(start, end) as cursor, self._time_limit(cursor):
             try:
-                translation = translate(cursor, query)
+                translation = translate(cursor, query, schema=self.source.schema())
                 encoding = Encoding(endpoint.api, translation.columns, random.Random())  # noqa: S311 - no secret
                 rows = self._rows(cursor, translation, encoding)
             except KqlFailure as failure:
@@ -138,13 +138,22 @@ class HuntingService:
 
     @contextmanager
     def _time_limit(self, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        timer = threading.Timer(self.limits.seconds, cursor.interrupt)
-        timer.daemon = True
-        timer.start()
+        done = threading.Event()
+
+        def stop() -> None:
+            if done.wait(self.limits.seconds):
+                return
+            # An interrupt that comes between two statements is lost, so it is repeated until one has hit.
+            while not done.wait(0.02):
+                cursor.interrupt()
+
+        watch = threading.Thread(target=stop, daemon=True)
+        watch.start()
         try:
             yield
         finally:
-            timer.cancel()
+            done.set()
+            watch.join()
 
 
 def hunting_routes(source: SourceStore, issuer: TokenIssuer, quota: CallQuota, limits: HuntingLimits) -> list[Route]:

@@ -18,7 +18,7 @@ import duckdb
 import orjson
 
 from defender_adx_pipeline.catalogue import Catalogue, Column, DefenderTable
-from defender_adx_pipeline.local.kql import datetime_sql
+from defender_adx_pipeline.local.kql import Schema, datetime_sql, read_schema
 
 ARRIVAL = "__arrival"
 """Field of an inserted record, and hidden column: when the row becomes visible to hunting."""
@@ -65,6 +65,7 @@ class SourceStore:
         self.catalogue = catalogue
         self.clock = clock
         self._writing = threading.Lock()
+        self._schema: Schema | None = None
         self._connection = duckdb.connect(str(path))
         self._connection.execute("SET TimeZone='UTC'")
         self._connection.execute("CREATE SCHEMA IF NOT EXISTS stored")
@@ -89,6 +90,14 @@ class SourceStore:
         ):
             cursor.execute(f"SET VARIABLE {name} = {_timestamp(moment)}")
         return cursor
+
+    def schema(self) -> Schema:
+        """The columns of every table as hunting sees them, remembered until a column is added or renamed."""
+        with self._writing:
+            if self._schema is None:
+                with self._connection.cursor() as cursor:
+                    self._schema = read_schema(cursor)
+            return self._schema
 
     def columns(self, table: str) -> list[Column]:
         """The columns of a table as stored, with those that samples added, in order."""
@@ -200,6 +209,7 @@ class SourceStore:
         if table.time_column:
             time = quoted(table.time_column)
             visible += f" AND {time} >= getvariable('hunting_from') AND {time} <= getvariable('hunting_to')"
+        self._schema = None
         cursor.execute(
             f"CREATE OR REPLACE VIEW {quoted(table.name)} AS"  # noqa: S608 - names of the catalogue, quoted
             f" SELECT {names} FROM {self.stored(table.name)} WHERE {visible}"

@@ -8,8 +8,9 @@ import pytest
 import requests
 
 from defender_adx_pipeline.catalogue import load_catalogue
+from defender_adx_pipeline.local.data import fill
 from defender_adx_pipeline.local.entra import Application, TokenIssuer
-from defender_adx_pipeline.local.hunting import hunting_routes
+from defender_adx_pipeline.local.hunting import ENDPOINTS, HuntingService, hunting_routes
 from defender_adx_pipeline.local.limits import CallQuota, HuntingLimits
 from defender_adx_pipeline.local.source import SourceStore
 from defender_adx_pipeline.local.wire import Encoding
@@ -260,6 +261,29 @@ def test_a_query_that_runs_too_long_is_preempted(source, issuer):
         answer = Client(base, issuer).ask(slow)
     assert answer.status_code == 400
     assert "exceeded the allowed limits. The query execution was preempted." in answer.json()["error"]["message"]
+
+
+def test_answers_hold_every_stored_row_of_every_event_table_value_for_value(issuer):
+    catalogue = load_catalogue()
+    store = SourceStore(":memory:", catalogue, lambda: NOW)
+    fill(store, scale=0.005)
+    limits = HuntingLimits()
+    service = HuntingService(store, issuer, CallQuota(limits), limits)
+    xdr = next(endpoint for endpoint in ENDPOINTS if endpoint.api == "xdr")
+    for table in catalogue.events():
+        flags = {column.name for column in table.columns if column.type == "bool"}
+        answer = json.loads("".join(service.answer(xdr, table.name, None)))
+        got = [
+            {name: bool(value) if name in flags else value for name, value in row.items() if value is not None}
+            for row in answer["Results"]
+        ]
+        want = [json.loads(line) for line in store.rows(table.name)]
+        assert sorted(map(canonical, got)) == sorted(map(canonical, want)), table.name
+    store.close()
+
+
+def canonical(row):
+    return json.dumps(row, sort_keys=True)
 
 
 def test_the_same_draw_encodes_the_same_way():

@@ -23,7 +23,8 @@ def connection():
         )
         connection.execute("CREATE TABLE TRaw (Records JSON)")
         connection.execute(
-            "INSERT INTO TRaw SELECT json_object('Timestamp', replace(Timestamp::VARCHAR, ' ', 'T') || 'Z', 'N', N) FROM T"
+            "INSERT INTO TRaw SELECT json_object("
+            "'Timestamp', replace(Timestamp::VARCHAR, ' ', 'T') || 'Z', 'N', N) FROM T"
         )
         yield connection
 
@@ -140,9 +141,10 @@ def test_a_syntax_error_names_its_place(connection):
         rows(connection, "T | whre S == 1")
 
 
-def test_nothing_can_be_written(connection):
-    with pytest.raises(KqlFailure):
-        rows(connection, ".set-or-replace T <| print a = 1")
+def test_a_management_command_is_no_query(connection):
+    for command in (".set-or-replace T <| print a = 1", " .show tables"):
+        with pytest.raises(KqlFailure, match="could not be parsed"):
+            rows(connection, command)
     assert rows(connection, "T | count") == [(3,)]
 
 
