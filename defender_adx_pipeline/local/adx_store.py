@@ -264,7 +264,7 @@ class AdxStore:
                 select, parameters = "SELECT * FROM temp.main.__replacement", None
                 _empty(cursor, table)
             into = f"INSERT INTO {target} ({names}, {INGESTION_TIME}, {EXTENT_ID})"
-            cursor.execute(f"{into} SELECT *, {stamp} FROM ({select})", parameters)
+            cursor.execute(f"{into} SELECT *, {stamp} FROM ({select})", parameters)  # noqa: S608 - quoted names
             inserted = cursor.fetchone()
             rows = int(inserted[0]) if inserted else 0
             if not rows:
@@ -308,9 +308,18 @@ class AdxStore:
 
     def put(self, kind: str, parent: str, name: str, body: Document) -> None:
         """Store an entity (mapping, function, view, policy, principal) in place of one of the same name."""
-        with self.transaction() as cursor:
-            _put(cursor, kind, parent, name, body)
-            self.version += 1
+        self.put_all(kind, [(parent, name, body)])
+
+    def put_all(self, kind: str, entities: Sequence[tuple[str, str, Document]]) -> None:
+        """Store (parent, name, body) of a kind, all or none; what says nothing new is not written."""
+        with self._lock:
+            known = {(parent, name): _comparable(body) for parent, name, body in self.documents(kind)}
+            new = [one for one in entities if known.get(one[:2]) != _comparable(one[2])]
+            if new:
+                with self.transaction() as cursor:
+                    for parent, name, body in new:
+                        _put(cursor, kind, parent, name, body)
+                self.version += 1
 
     def get(self, kind: str, parent: str, name: str) -> Document | None:
         """One entity, or None."""
@@ -350,6 +359,10 @@ class AdxStore:
         """The journal of a kind, oldest first."""
         rows = self.cursor().execute("SELECT body FROM adx.meta.journal WHERE kind = ? ORDER BY recorded", [kind])
         return [json.loads(body) for (body,) in rows.fetchall()]
+
+
+def _comparable(body: Document) -> str:
+    return json.dumps({**body, "updated": None}, sort_keys=True)
 
 
 def _put(cursor: duckdb.DuckDBPyConnection, kind: str, parent: str, name: str, body: Mapping[str, Any]) -> None:

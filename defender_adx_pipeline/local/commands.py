@@ -120,7 +120,8 @@ class CommandRunner:
 def split_script(text: str) -> list[str]:
     """The commands of a database script: each begins with a dot at the start of a line."""
     starts = [match.start() for match in _COMMAND_START.finditer(outside_literals(text))]
-    return [text[start:end].strip() for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    ends = [*starts[1:], len(text)]
+    return [text[start:end].strip() for start, end in zip(starts, ends, strict=False)]
 
 
 def pipe(table: Table, query: str) -> Table:

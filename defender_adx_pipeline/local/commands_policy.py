@@ -72,13 +72,15 @@ def alter_policy(context: Context, reader: Reader, *, merge: bool) -> Table:
         value = {"Setting": text}  # such as `caching hot = 31d` or `streamingingestion enable`
     else:
         reader.fail("a policy")
+    set_ = []
     for name in names:
         owner = name if kind == "Table" else ""
-        old = context.store.get("policy", owner, policy)
-        if merge and old is not None and isinstance(old["value"], dict) and isinstance(value, dict):
-            context.store.put("policy", owner, policy, {"value": {**old["value"], **value}})
-        else:
-            context.store.put("policy", owner, policy, {"value": value})
+        old = context.store.get("policy", owner, policy) if merge else None
+        merged = (
+            {**old["value"], **value} if old and isinstance(old["value"], dict) and isinstance(value, dict) else value
+        )
+        set_.append((owner, policy, {"value": merged}))
+    context.store.put_all("policy", set_)
     return Table(POLICY_COLUMNS, [policy_row(context, kind, name, policy) for name in names])
 
 
