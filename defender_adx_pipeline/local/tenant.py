@@ -123,8 +123,11 @@ class LocalTenant:
                 server.wait(deadline)
             self.worker.start()
             record = {"pid": os.getpid(), "environment": self.environment()}
-            self._state_file.touch(mode=0o600)
-            self._state_file.write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+            # Others wait for this file to appear: it appears whole.
+            draft = self._state_file.with_suffix(".draft")
+            draft.touch(mode=0o600)
+            draft.write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+            draft.replace(self._state_file)
         return self
 
     def stop(self) -> None:
