@@ -145,7 +145,10 @@ def append_rows(
         RowError: a row has a value for a column that the table has not, a value does not fit its column, or a row
             alone is larger than a command may be. Nothing was sent.
     """
-    head, tail = _append_frame(table, columns)
+    try:
+        head, tail = _append_frame(table, columns)
+    except RowError as error:
+        raise RowError(f"{table}: {error}") from error
     room = limit - len((head + tail).encode())
     parts: list[str] = []
     size = 0

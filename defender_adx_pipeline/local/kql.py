@@ -32,6 +32,9 @@ _MISSING_COLUMN = re.compile(
 )
 _KQL_OPERATOR = re.compile(r"\|\s*([a-z][a-z-]*)")
 _KQL_TEXT = re.compile(r"(?s)//[^\n]*|h?@?(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')")
+_ESCAPE = re.compile(r"(?s)\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|x([0-9A-Fa-f]{2})|.)")
+_CONTROL = {"\\a": "\a", "\\b": "\b", "\\f": "\f", "\\v": "\v"}
+_KEPT_ESCAPED = {'"': '\\"', "'": "\\'", "\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 # How duckdb-kql prints a datetime; it knows TIMESTAMP only, which ends at six digits.
 _DATETIME_TEXT = re.compile(
     r"WHEN 'TIMESTAMP' THEN (?P<call>\(strftime|to_json\(\(strftime)\(CAST\((?P<value>(?:(?!WHEN 'TIMESTAMP').)+?)"
@@ -117,7 +120,7 @@ def translate(
     try:
         with _TRANSLATING:
             translated = duckdb_kql.to_sql(
-                text,
+                _plain_escapes(text),
                 schema=schema,
                 parameters=dict(parameters) if parameters else None,
                 allow_write=False,
@@ -180,6 +183,22 @@ def read_schema(connection: duckdb.DuckDBPyConnection) -> Schema:
     for table, column in rows:
         schema.setdefault(table, []).append(column)
     return schema
+
+
+def _plain_escapes(text: str) -> str:
+    r"""The query with \a \b \f \v \x \u \U of its string literals carried out, which duckdb-kql reads as letters."""
+
+    def character(match: re.Match[str]) -> str:
+        code = match[1] or match[2] or match[3]
+        if code is None:
+            return _CONTROL.get(match[0], match[0])
+        return _KEPT_ESCAPED.get(chr(int(code, 16)), chr(int(code, 16)))
+
+    def literal(match: re.Match[str]) -> str:
+        verbatim = match[0].lstrip("h").startswith("@")
+        return match[0] if match[1] is None or verbatim else _ESCAPE.sub(character, match[0])
+
+    return _KQL_TEXT.sub(literal, text) if "\\" in text else text
 
 
 @lru_cache(maxsize=16)

@@ -1,14 +1,18 @@
-"""A scripted Kusto endpoint on loopback, for answers that a well-behaved one does not give."""
+"""A scripted Kusto endpoint for answers that a well-behaved one does not give, and a local tenant for the rest."""
 
 import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
+
+if TYPE_CHECKING:
+    from defender_adx_pipeline.local.tenant import LocalTenant
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
 
@@ -144,3 +148,37 @@ def one_api() -> Callable[..., dict[str, Any]]:
         return {"error": error if permanent is None else {**error, "@permanent": permanent}}
 
     return build
+
+
+@pytest.fixture(scope="package")
+def tenant(open_tenant: OpenTenant) -> Iterator["LocalTenant"]:
+    """A local tenant whose Defender side is empty; tests make tables of their own on its ADX side."""
+    with open_tenant(scale=0) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="package")
+def adx(tenant: "LocalTenant") -> Iterator[AdxClient]:
+    """The real client of that tenant's database."""
+    settings = tenant.environment()
+    with AdxClient(settings["ADX_CLUSTER_URI"], settings["ADX_DATABASE"], ingest_uri=settings["ADX_INGEST_URI"]) as one:
+        yield one
+
+
+@pytest.fixture(scope="package")
+def make_table(adx: AdxClient, statements: Statements) -> Callable[..., str]:
+    """Creates a table: `make_table("T", {"x": "long"})`; without columns a raw table with its mapping."""
+
+    def make(name: str, columns: dict[str, str] | None = None) -> str:
+        kinds = columns or {"Records": "dynamic"}
+        statements.add_table("adx", name, kinds)
+        listed = ", ".join(f"{column}: {kind}" for column, kind in kinds.items())
+        adx.command(f".create-merge table {name} ({listed})", idempotent=True)
+        if columns is None:
+            mapping = '[{"column":"Records","Properties":{"Path":"$"}}]'
+            adx.command(
+                f".create-or-alter table {name} ingestion json mapping \"DynamicJsonMap\" '{mapping}'", idempotent=True
+            )
+        return name
+
+    return make
