@@ -45,6 +45,7 @@ CLOCK_SKEW = timedelta(minutes=10)
 """How far the cluster's clock may be behind ours when failures are looked up."""
 
 _BLOB_NAME = "records.json.gz"  # the service tells compression by the ending
+_GAVE_UP = "RetryAttemptsExceeded"
 _SCHEMA = re.compile(rf"(?:\['{kql.RECORDS}'\]|{kql.RECORDS}):dynamic")
 
 logger = logging.getLogger(__name__)
@@ -298,7 +299,8 @@ def _failure(row: Row) -> IngestionFailure:
         source=without_secrets(str(row["IngestionSourcePath"])),
         error_code=str(row["ErrorCode"]),
         details=without_secrets(str(row["Details"])),
-        permanent=str(row["FailureKind"]).lower() == "permanent",
+        # A transient failure is tried again by the service, for up to two days, unless it says that it gave up.
+        permanent=str(row["FailureKind"]).lower() == "permanent" or str(row["ErrorCode"]).endswith(_GAVE_UP),
     )
 
 

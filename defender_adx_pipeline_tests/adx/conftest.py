@@ -161,7 +161,8 @@ def tenant(open_tenant: OpenTenant) -> Iterator["LocalTenant"]:
 def adx(tenant: "LocalTenant") -> Iterator[AdxClient]:
     """The real client of that tenant's database."""
     settings = tenant.environment()
-    with AdxClient(settings["ADX_CLUSTER_URI"], settings["ADX_DATABASE"], ingest_uri=settings["ADX_INGEST_URI"]) as one:
+    cluster, database = settings["ADX_CLUSTER_URI"], settings["ADX_DATABASE"]
+    with AdxClient(cluster, database, ingest_uri=settings["ADX_INGEST_URI"], first_wait=0.05) as one:
         yield one
 
 
