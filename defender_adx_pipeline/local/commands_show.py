@@ -288,7 +288,7 @@ def _view(context: Context, reader: Reader) -> Table:
 
 
 def _database(context: Context, reader: Reader) -> Table:
-    if reader.word() not in ("schema", "principals", "policy", ""):
+    if not reader.done() and reader.word() not in ("schema", "principals", "policy", "ingestion"):
         context.need_database(reader.name())
     if reader.take("principals"):
         return commands_access.principals_of(context, "")

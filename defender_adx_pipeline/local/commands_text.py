@@ -284,7 +284,9 @@ def _value(match: re.Match[str]) -> str:
     if groups["vsingle"] is not None:
         return str(groups["vsingle"]).replace("''", "'")
     escaped = groups["double"] if groups["double"] is not None else groups["single"]
-    return _ESCAPE.sub(_unescape, escaped or "")
+    text = _ESCAPE.sub(_unescape, escaped or "")
+    # Kusto's strings are UTF-16: two escaped surrogates are one character.
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _unescape(match: re.Match[str]) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,7 @@ class Observed:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request; ASGI."""
-        call = _Call(self, scope, receive, send)
-        await call.run()
+        await _Call(self, scope, receive, send, self.log.next_number()).run()
 
 
 @dataclass(slots=True)
@@ -69,42 +69,59 @@ class _Call:
     scope: dict[str, Any]
     receive: Receive
     send: Send
+    number: int
+    started: datetime = field(default_factory=utcnow)
+    begun: float = field(default_factory=time.perf_counter)
     status: int | None = None
     statement: str | None = None
+    table: str | None = None
+    fault: Fault | None = None
+    recorded: bool = False
 
     async def run(self) -> None:
-        number, started, begun = self.owner.log.next_number(), utcnow(), time.perf_counter()
         if self.owner.reads_statement:
             body = await _read(self.receive)
             self.statement = _statement(body)
+            self.table = _table(self.statement)
             self.receive = _replay(body, self.receive)
-        table = _table(self.statement)
         path, method = str(self.scope["path"]), str(self.scope["method"])
-        fault = self.owner.faults.take(self.owner.service, self.statement, table, path, method=method)
+        self.fault = self.owner.faults.take(self.owner.service, self.statement, self.table, path, method=method)
         try:
-            await (self._faulty(fault) if fault else self.owner.app(self.scope, self.receive, self._watched))
+            if self.fault:
+                await self._faulty(self.fault)
+            else:
+                await self.owner.app(self.scope, self.receive, self._watched)
         finally:
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
-            entry = LoggedRequest(
-                number=number,
-                service=self.owner.service,
-                method=method,
-                path=path,
-                user_agent=headers.get("user-agent", ""),
-                headers={name: headers[name] for name in KEPT_HEADERS if name in headers},
-                status=self.status,
-                started=started,
-                seconds=time.perf_counter() - begun,
-                statement=self.statement,
-                table=table,
-                fault=fault.kind if fault else None,
-            )
-            self.owner.log.add(entry)
+            self._record()
 
     async def _watched(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
+        elif not message.get("more_body"):
+            self._record()
         await self.send(message)
+
+    def _record(self) -> None:
+        """Log the call, before the client can know that it is over: a test may look at once."""
+        if self.recorded:
+            return
+        self.recorded = True
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
+        entry = LoggedRequest(
+            number=self.number,
+            service=self.owner.service,
+            method=str(self.scope["method"]),
+            path=str(self.scope["path"]),
+            user_agent=headers.get("user-agent", ""),
+            headers={name: headers[name] for name in KEPT_HEADERS if name in headers},
+            status=self.status,
+            started=self.started,
+            seconds=time.perf_counter() - self.begun,
+            statement=self.statement,
+            table=self.table,
+            fault=self.fault.kind if self.fault else None,
+        )
+        self.owner.log.add(entry)
 
     async def _faulty(self, fault: Fault) -> None:
         if fault.kind in ("status", "html"):
@@ -151,10 +168,12 @@ class _Call:
         await self._watched(
             {"type": "http.response.body", "body": body[: int(len(body) * fault.keep)], "more_body": True}
         )
+        self._record()
         self._transport().close()
         await _gone(self.receive, 5.0)
 
     async def _drop(self) -> None:
+        self._record()
         self._transport().abort()
         await _gone(self.receive, 5.0)
 

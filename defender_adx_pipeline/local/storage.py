@@ -160,7 +160,8 @@ async def _get_blob(store: StorageStore, request: Request, container: str, name:
     path = store.path(container, name)
     wanted = _RANGE.fullmatch(request.headers.get("x-ms-range") or request.headers.get("range") or "")
     if not wanted:
-        return FileResponse(path, headers=_properties(blob), media_type="application/octet-stream")
+        headers = {**_properties(blob), "Content-MD5": blob.md5}
+        return FileResponse(path, headers=headers, media_type="application/octet-stream")
     first = int(wanted[1])
     last = min(int(wanted[2]) if wanted[2] else blob.size - 1, blob.size - 1)
     if first >= blob.size:
@@ -188,6 +189,7 @@ async def _head_blob(store: StorageStore, _: Request, container: str, name: str)
     blob = _need_blob(store, container, name)
     response = Response(headers=_properties(blob), media_type="application/octet-stream")
     response.headers["Content-Length"] = str(blob.size)
+    response.headers["Content-MD5"] = blob.md5
     return response
 
 
