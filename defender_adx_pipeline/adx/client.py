@@ -23,7 +23,7 @@ import requests
 import urllib3.exceptions
 from azure.kusto.data import ClientRequestProperties, KustoClient, KustoConnectionStringBuilder
 from azure.kusto.data.exceptions import KustoError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from defender_adx_pipeline import __version__
 from defender_adx_pipeline.adx.errors import (
@@ -260,7 +260,9 @@ class AdxClient:
                 return repeatable or error.never_ran
             return isinstance(error, AdxThrottledError)
 
-        growing = wait_exponential_jitter(initial=self._first_wait, max=_LONGEST_WAIT / 2, jitter=self._first_wait)
+        growing = wait_exponential(multiplier=self._first_wait, max=_LONGEST_WAIT / 2) + wait_random(
+            0, self._first_wait
+        )
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None

@@ -46,6 +46,7 @@ class Service:
     """A data management endpoint with two containers and two queues, on one scripted server."""
 
     def __init__(self, server: Any) -> None:
+        self.server = server
         self.url = server.url
         self.containers = ["c0", "c1"]
         self.queues = ["q0", "q1"]
@@ -65,13 +66,21 @@ class Service:
             return "reset"
         return fault or self.accept(method, path, body)
 
+    @property
+    def must_be_new(self) -> bool:
+        """Whether the request at hand may not replace a blob."""
+        return self.server.requests[-1]["headers"].get("If-None-Match") == "*"
+
     def accept(self, method: str, path: str, body: bytes) -> Any:
         if method == "POST":
             text = re.search(rb"<MessageText>(.*)</MessageText>", body)
             assert text is not None
             self.messages.append(json.loads(base64.b64decode(text[1])))
             return (201, QUEUED_XML, {"Content-Type": "application/xml"})
-        self.blobs[f"{self.url}{path.partition('?')[0]}"] = body
+        name = f"{self.url}{path.partition('?')[0]}"
+        if name in self.blobs and self.must_be_new:
+            return (409, REFUSED_XML)
+        self.blobs[name] = body
         return (201, b"", {"ETag": '"1"'})
 
     def command(self, text: str) -> Any:
