@@ -136,8 +136,9 @@ def test_what_does_not_come_in_time_is_pending(tenant, loader, destination):
     assert loader.confirm(destination, [queued], timeout=PATIENCE, poll=POLL).landed == {ours}
 
 
-def test_a_destination_is_checked_before_anything_is_loaded(loader, make_table, destination):
+def test_a_destination_is_checked_before_anything_is_loaded(loader, make_table, destination, statements):
     loader.check_destination(destination)
+    statements.add_table("adx", "NowhereRaw", {"Records": "dynamic"})  # so that the statement about it binds
     with pytest.raises(MissingObjectError, match="NowhereRaw"):
         loader.check_destination("NowhereRaw")
     with pytest.raises(MissingObjectError, match="has the one column"):
@@ -167,11 +168,26 @@ def test_a_statement_sent_to_the_other_endpoint_is_refused(tenant, adx):
         wrong.query("print 1")
 
 
-def test_a_tenant_that_wants_tokens_refuses_to_go_without(open_tenant):
+def test_a_tenant_that_wants_tokens_gets_one_with_each_request_of_every_client(open_tenant):
     with open_tenant(scale=0, require_auth=True) as tenant:
         address = tenant.environment()
-        with AdxClient(address["ADX_CLUSTER_URI"], address["ADX_DATABASE"]) as anonymous:
+        cluster, database = address["ADX_CLUSTER_URI"], address["ADX_DATABASE"]
+        with AdxClient(cluster, database) as anonymous:
             with pytest.raises(AdxAuthenticationError, match="401"):
                 anonymous.query("print 1")
             with pytest.raises(AdxAuthenticationError, match="401"):
                 anonymous.command(".show tables", idempotent=True)
+        token = tenant.issuer.issue(address["AZURE_CLIENT_ID"], f"{cluster}/.default")
+        ingest = address["ADX_INGEST_URI"]
+        with (
+            AdxClient(cluster, database, token_provider=lambda: token, ingest_uri=ingest) as known,
+            SliceLoader(known) as loader,
+        ):
+            known.command(".create-merge table SignedRaw (Records: dynamic)", idempotent=True)
+            mapping = """'[{"column":"Records","Properties":{"Path":"$"}}]'"""
+            known.command(
+                f'.create-or-alter table SignedRaw ingestion json mapping "DynamicJsonMap" {mapping}', idempotent=True
+            )
+            queued = load(loader, "SignedRaw", slice_id())
+            assert loader.confirm("SignedRaw", [queued], timeout=PATIENCE, poll=POLL).landed
+            assert stored(known, "SignedRaw") == RECORDS
