@@ -8,8 +8,8 @@ transaction. Not here: KQL (`engine`), management commands (`commands*`), readin
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +60,8 @@ class AdxStore:
         self.version = 0
         """Grows with every change of a table's schema or of a stored entity."""
         self._lock = threading.RLock()
-        self._root = duckdb.connect(":memory:")
+        self._table_locks: dict[str, threading.RLock] = {}
+        self._root = duckdb.connect(":memory:", config={"temp_directory": f"{path}.spill", "memory_limit": "2GB"})
         self._root.execute("SET TimeZone='UTC'")
         self._root.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS adx")
         for level in LEVELS:
@@ -71,8 +72,9 @@ class AdxStore:
             self._publish(table)
 
     def close(self) -> None:
-        """Flush the write-ahead log and let go of the file."""
+        """Flush the write-ahead log and let go of the file, also when somebody still holds a cursor."""
         with self._lock:
+            self._root.execute("USE memory; CHECKPOINT adx; DETACH adx")
             self._root.close()
 
     def cursor(self, level: Level = "plain") -> duckdb.DuckDBPyConnection:
@@ -83,18 +85,25 @@ class AdxStore:
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """One writer at a time, all or nothing."""
-        with self._lock:
-            cursor = self.cursor()
-            try:
-                cursor.begin()
-                yield cursor
-                cursor.commit()
-            except BaseException:
-                cursor.rollback()
-                raise
-            finally:
-                cursor.close()
+        """All or nothing. Who changes a table's rows holds its lock, who changes the schema the store's."""
+        cursor = self.cursor()
+        try:
+            cursor.begin()
+            yield cursor
+            cursor.commit()
+        except BaseException:
+            cursor.rollback()
+            raise
+        finally:
+            cursor.close()
+
+    @contextmanager
+    def _writing(self, tables: Iterable[str]) -> Iterator[None]:
+        """One writer per table at a time; in the order of names, so that two writers cannot wait for each other."""
+        with ExitStack() as held:
+            for name in sorted(set(tables)):
+                held.enter_context(self._table_locks.setdefault(name, threading.RLock()))
+            yield
 
     # Tables ------------------------------------------------------------------------------------------------------
 
@@ -152,7 +161,7 @@ class AdxStore:
 
     def drop_table(self, name: str) -> None:
         """Forget a table with its data, extents and mappings."""
-        with self._lock:
+        with self._lock, self._writing([name]):
             self.table(name)
             with self.transaction() as cursor:
                 cursor.execute(f"DROP TABLE adx.data.{quoted(name)}")
@@ -175,7 +184,7 @@ class AdxStore:
         return int(row[0]) if row else 0
 
     def _save_tables(self, tables: Sequence[StoredTable]) -> None:
-        with self.transaction() as cursor:
+        with self._writing(table.name for table in tables), self.transaction() as cursor:
             for table in tables:
                 old = self._tables.get(table.name)
                 name = f"adx.data.{quoted(table.name)}"
@@ -253,7 +262,7 @@ class AdxStore:
         created, extent_id = self.clock(), str(uuid.uuid4())
         target = f"adx.data.{quoted(table)}"
         stamp = f"TIMESTAMP '{created:%Y-%m-%d %H:%M:%S.%f}', '{extent_id}'"
-        with self.transaction() as cursor:
+        with self._writing([table]), self.transaction() as cursor:
             if self.has_ingest_by(table, unless):
                 raise AlreadyIngestedError(table, unless)
             if level != "plain":
@@ -292,8 +301,9 @@ class AdxStore:
 
     def drop_extents(self, table: str | None, ids: Sequence[str] | None) -> list[Extent]:
         """Drop extents (all of the table when `ids` is None) with their rows and the memory of their tags."""
-        with self._lock:
-            chosen = [e for e in self.extents(table) if ids is None or e.extent_id in set(ids)]
+        wanted = None if ids is None else set(ids)
+        with self._writing([table] if table else self.tables()):
+            chosen = [extent for extent in self.extents(table) if wanted is None or extent.extent_id in wanted]
             with self.transaction() as cursor:
                 for name in {extent.table for extent in chosen}:
                     mine = [extent.extent_id for extent in chosen if extent.table == name]
@@ -330,7 +340,7 @@ class AdxStore:
     def delete(self, kind: str, parent: str, name: str) -> bool:
         """Forget an entity; False when there was none."""
         found = self.get(kind, parent, name) is not None
-        with self.transaction() as cursor:
+        with self._lock, self.transaction() as cursor:
             cursor.execute(
                 "DELETE FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?", [kind, parent, name]
             )

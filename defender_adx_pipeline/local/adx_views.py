@@ -6,6 +6,7 @@ others are handed to the translator. Not here: storing them (`adx_store`) or run
 
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import duckdb
@@ -82,11 +83,11 @@ class Views:
         if self._made.get(name) == made:
             return
         prepared = self._prepare(body, within)
-        cursor = self.store.cursor(prepared.level)
-        translated = translate(cursor, prepared.text, functions=prepared.functions)
+        with closing(self.store.cursor(prepared.level)) as cursor:
+            translated = translate(cursor, prepared.text, functions=prepared.functions)
+            source = qualified(cursor, translated.sql, prepared.level)
         columns = [column for column, _ in translated.columns]
         shown = [quoted(columns[place]) for place in visible(columns, prepared.level)]
-        source = qualified(cursor, translated.sql, prepared.level)
         for level in LEVELS:
             self.store.publish_view(level, name, f"SELECT {', '.join(shown)} FROM ({source})")  # noqa: S608 - quoted
         self._made[name] = made

@@ -5,6 +5,7 @@ Here: rows from a query or from the command's own text. Not here: queued ingesti
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def _from_query(context: Context, reader: Reader, *, create: str, replace: bool)
         context.store.table(name)
     try:
         prepared = context.views.prepare(query)
-        translation = translate(context.store.cursor(prepared.level), prepared.text, functions=prepared.functions)
+        with closing(context.store.cursor(prepared.level)) as cursor:
+            translation = translate(cursor, prepared.text, functions=prepared.functions)
         _match_schema(context, name, translation, properties, create)
         extent = context.store.load(
             name,

@@ -5,6 +5,7 @@ token. Not here: what management commands do (`commands*`), and the data-managem
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,8 +61,8 @@ class QueryEngine:
             raise frames.syntax_error("A management command was sent to the query endpoint", text)
         try:
             prepared = self.views.prepare(text)
-            cursor = self.store.cursor(prepared.level)
-            result = run_kql(cursor, prepared.text, functions=prepared.functions, parameters=parameters or None)
+            with closing(self.store.cursor(prepared.level)) as cursor:
+                result = run_kql(cursor, prepared.text, functions=prepared.functions, parameters=parameters or None)
         except KqlFailure as failure:
             raise as_fault(failure) from failure
         places = visible([name for name, _ in result.columns], prepared.level)

@@ -268,8 +268,12 @@ class Server:
         # With the protocol named, asyncio switches Nagle's algorithm off; else every answer waits 40 ms for an ACK.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
-        listener.listen(512)
+        try:
+            listener.bind(("127.0.0.1", self.port))
+            listener.listen(512)
+        except OSError:
+            listener.close()
+            raise
         self.port = listener.getsockname()[1]
         return listener
 

@@ -223,6 +223,16 @@ class StorageStore:
             self.path(container, name).unlink(missing_ok=True)
         return found == 1
 
+    def sweep(self, age: timedelta) -> int:
+        """Delete blobs older than `age`, as the service's own storage does; returns how many."""
+        with self._lock:
+            old = self._db.execute(
+                "SELECT container, name FROM blobs WHERE created < ?", [_text(self.clock() - age)]
+            ).fetchall()
+            for container, name in old:
+                self.delete_blob(container, name)
+        return len(old)
+
     def _block(self, container: str, name: str, block_id: str) -> Path:
         return self._blocks / _file_name(f"{container}/{name}#{block_id}")
 

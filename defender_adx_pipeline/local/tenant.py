@@ -7,7 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,6 +48,8 @@ CLIENT_ID = "0c9d2b7e-3a54-4f68-8e21-6d5b9f7a4c12"
 CLIENT_SECRET = "local-tenant-secret"  # noqa: S105 - of the stand-in only
 DATABASE = "defender"
 _START_SECONDS = 20.0
+_BLOB_LIFE = timedelta(days=2)
+"""Uploaded blobs are swept after this time; ingestion is long over by then."""
 
 
 class LocalTenant:
@@ -99,6 +102,7 @@ class LocalTenant:
         self._ports = dict(ports or {})
         self._require_auth = require_auth
         self._servers: dict[str, Server] = {}
+        self._closing = ExitStack()
         self._lock = threading.Lock()
         self.source: SourceStore
         self.adx: AdxStore
@@ -112,39 +116,46 @@ class LocalTenant:
             if self._servers:
                 return self
             self.home.mkdir(parents=True, exist_ok=True)
-            self._open()
-            servers = self._build()
-            listeners = {name: server.bind() for name, server in servers.items()}
-            self._servers = servers
-            for name, server in servers.items():
-                server.serve(listeners[name])
-            deadline = time.monotonic() + _START_SECONDS
-            for server in servers.values():
-                server.wait(deadline)
-            self.worker.start()
-            record = {"pid": os.getpid(), "environment": self.environment()}
-            # Others wait for this file to appear: it appears whole.
-            draft = self._state_file.with_suffix(".draft")
-            draft.touch(mode=0o600)
-            draft.write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
-            draft.replace(self._state_file)
+            with ExitStack() as undo:
+                self._open(undo)
+                self._serve(undo)
+                self._closing = undo.pop_all()
         return self
 
     def stop(self) -> None:
         """Stop the servers and the worker, and close the state; it can be started again."""
         with self._lock:
-            if not self._servers:
-                return
-            for server in self._servers.values():
-                server.stop()
-            self.worker.stop()
-            for server in self._servers.values():
-                server.join()
-            self._servers = {}
-            self.adx.close()
-            self.source.close()
-            self.storage.close()
-            self._state_file.unlink(missing_ok=True)
+            self._closing.close()
+
+    def _serve(self, undo: ExitStack) -> None:
+        servers = self._build()
+        listeners = {}
+        for name, server in servers.items():
+            listeners[name] = server.bind()
+            undo.callback(listeners[name].close)
+        self._servers = servers
+        undo.callback(self._stop_servers)
+        for name, server in servers.items():
+            server.serve(listeners[name])
+        deadline = time.monotonic() + _START_SECONDS
+        for server in servers.values():
+            server.wait(deadline)
+        self.worker.start()
+        undo.callback(self.worker.stop)
+        record = {"pid": os.getpid(), "environment": self.environment()}
+        # Others wait for this file to appear: it appears whole.
+        draft = self._state_file.with_suffix(".draft")
+        draft.touch(mode=0o600)
+        draft.write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+        draft.replace(self._state_file)
+        undo.callback(self._state_file.unlink, missing_ok=True)
+
+    def _stop_servers(self) -> None:
+        for server in self._servers.values():
+            server.stop()
+        for server in self._servers.values():
+            server.join()
+        self._servers = {}
 
     def __enter__(self) -> Self:
         return self.start()
@@ -185,8 +196,9 @@ class LocalTenant:
     def _state_file(self) -> Path:
         return self.home / "tenant.json"
 
-    def _open(self) -> None:
+    def _open(self, undo: ExitStack) -> None:
         self.source = SourceStore(self.home / "defender.duckdb", self.catalogue, self.clock)
+        undo.callback(self.source.close)
         if self._generate["scale"]:
             fill(self.source, **self._generate)  # type: ignore[arg-type]
         if self._samples is not None:
@@ -195,7 +207,10 @@ class LocalTenant:
 
             load_samples(self.source, self._samples)
         self.adx = AdxStore(self.home / "adx.duckdb", database=DATABASE, clock=self.clock)
+        undo.callback(self.adx.close)
         self.storage = StorageStore(self.home / "storage", clock=self.clock)
+        undo.callback(self.storage.close)
+        self.storage.sweep(_BLOB_LIFE)
         self.issuer = TokenIssuer(TENANT_ID, [Application(CLIENT_ID, CLIENT_SECRET)], clock=self.clock)
 
     def _build(self) -> dict[str, Server]:

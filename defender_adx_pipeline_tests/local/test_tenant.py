@@ -7,6 +7,7 @@ import msal
 import pytest
 import requests
 
+from defender_adx_pipeline.local.samples import SampleError
 from defender_adx_pipeline.local.state import RequestLog
 from defender_adx_pipeline.local.tenant import LocalTenant
 from defender_adx_pipeline_tests.local.kusto import eventually, json_lines, kusto
@@ -160,3 +161,18 @@ def test_the_request_log_is_bounded():
     assert [log.next_number() for _ in range(3)] == [1, 2, 3]
     assert log.last_number() == 3
     assert log.entries() == []
+
+
+def test_a_start_that_fails_leaves_nothing_open(tmp_path):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text("not json\n")
+    with pytest.raises(SampleError):
+        LocalTenant(tmp_path / "home", scale=0, samples=samples).start()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = {"storage": taken.getsockname()[1]}
+        with pytest.raises(OSError, match="in use"):
+            LocalTenant(tmp_path / "home", scale=0, ports=ports).start()
+    with LocalTenant(tmp_path / "home", scale=0) as tenant:
+        assert tenant.url("engine")
