@@ -2,7 +2,9 @@
 
 import json
 import threading
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,20 @@ from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
 if TYPE_CHECKING:
     from defender_adx_pipeline.local.tenant import LocalTenant
 
-Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
+SAS = "sv=2025-07-05&sp=rw&sig=T0PSECRET%2Bsignature%3D"
+"""What no log and no exception may show."""
+
+NOW = datetime(2026, 11, 24, 4, tzinfo=UTC)
+
+
+def slice_id() -> str:
+    return uuid.uuid4().hex
+
+
+def table(columns: dict[str, str], rows: list[Any]) -> dict[str, Any]:
+    """One table of a v1 answer."""
+    names = [{"ColumnName": name, "DataType": "", "ColumnType": kind} for name, kind in columns.items()]
+    return {"TableName": "Table_0", "Columns": names, "Rows": rows}
 
 
 class ScriptedServer:
@@ -133,8 +148,7 @@ def dataset() -> Callable[..., dict[str, Any]]:
     """A v1 answer: `dataset(rows, {"x": "long"})`."""
 
     def build(rows: list[Any], columns: dict[str, str]) -> dict[str, Any]:
-        names = [{"ColumnName": name, "DataType": "", "ColumnType": kind} for name, kind in columns.items()]
-        return {"Tables": [{"TableName": "Table_0", "Columns": names, "Rows": rows}]}
+        return {"Tables": [table(columns, rows)]}
 
     return build
 

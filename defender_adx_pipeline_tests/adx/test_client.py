@@ -15,6 +15,7 @@ from defender_adx_pipeline.adx.errors import (
     PartialResultError,
     QueryFailedError,
 )
+from defender_adx_pipeline.settings import Settings, SettingsError
 
 LONG = {"x": "long"}
 
@@ -227,6 +228,21 @@ def test_no_row_data_beyond_the_beginning_of_a_statement_is_in_a_message(server,
 )
 def test_the_ingest_endpoint_follows_from_the_cluster(cluster, ingest):
     assert derived_ingest_uri(cluster) == ingest
+
+
+def test_a_client_follows_the_settings(server, frames):
+    uri = server.url
+    settings = Settings(adx_cluster_uri=uri, adx_database="security", adx_ingest_uri=f"{uri}/ingest")
+    server.answers = [(200, frames([], LONG))]
+    with AdxClient.from_settings(settings, lambda: "token") as client:
+        client.query("T")
+    assert (client.cluster_uri, client.ingest_uri, client.database) == (uri, f"{uri}/ingest", "security")
+    assert json.loads(server.requests[0]["body"])["db"] == "security"
+
+
+def test_settings_without_a_cluster_are_refused_by_name():
+    with pytest.raises(SettingsError, match="ADX_CLUSTER_URI"):
+        AdxClient.from_settings(Settings(adx_cluster_uri=None), None)
 
 
 def test_an_absurd_time_out_is_refused(client):

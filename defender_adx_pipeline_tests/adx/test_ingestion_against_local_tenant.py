@@ -12,7 +12,7 @@ from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import AdxAuthenticationError, MissingObjectError, QueryFailedError
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.instants import utc_now
-from defender_adx_pipeline_tests.adx.test_ingestion import slice_id
+from defender_adx_pipeline_tests.adx.conftest import slice_id
 
 PATIENCE = timedelta(seconds=30)
 POLL = timedelta(milliseconds=100)
