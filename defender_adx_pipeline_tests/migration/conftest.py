@@ -1,0 +1,49 @@
+"""The tenant that the engine's tests share, and a table for each of them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from defender_adx_pipeline_tests.conftest import OpenTenant
+from defender_adx_pipeline_tests.migration.world import World, settings_of
+
+
+@pytest.fixture(scope="session")
+def shared_world(open_tenant: OpenTenant) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
+        world = World(tenant, settings_of(tenant, patch), stack)
+        world.bootstrap()
+        yield world
+
+
+@pytest.fixture
+def world(shared_world: World) -> Iterator[World]:
+    yield shared_world
+    shared_world.tenant.faults.clear()
+
+
+@pytest.fixture(scope="session")
+def unused_tables(shared_world: World) -> Iterator[str]:
+    return iter([table.name for table in shared_world.catalogue.events() if table.identity])
+
+
+@pytest.fixture
+def table(unused_tables: Iterator[str]) -> str:
+    """An event table that no other test has touched."""
+    return next(unused_tables)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], None]:
+    """Waits until a condition holds, at most ten seconds."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "the condition did not come true"
+            time.sleep(0.02)
+
+    return wait
