@@ -97,6 +97,8 @@ class _Call:
     async def _watched(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
+            if self.scope["method"] == "HEAD" or self.status == 204 or (b"content-length", b"0") in message["headers"]:
+                self._record()  # the headers are the whole answer
         elif not message.get("more_body"):
             self._record()
         await self.send(message)

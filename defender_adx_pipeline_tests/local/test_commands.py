@@ -3,12 +3,12 @@ from collections.abc import Iterator
 
 import pytest
 from azure.kusto.data.exceptions import KustoApiError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defender_adx_pipeline.local.commands import split_script
+from defender_adx_pipeline.local.commands import has_any_of_column, pipe, split_script
 from defender_adx_pipeline.local.commands_text import Reader, outside_literals, split_pipe
-from defender_adx_pipeline.local.frames import KustoFault
+from defender_adx_pipeline.local.frames import KustoFault, Table
 from defender_adx_pipeline.local.tenant import DATABASE
 from defender_adx_pipeline_tests.local.kusto import MAPPING, Kusto, kusto
 
@@ -82,6 +82,36 @@ def test_extents_are_found_by_their_tags_in_both_spellings(adx):
     adx.command(".drop extents <| .show table Shards extents where tags has 'ingest-by:aa'")
     assert [row["Tags"] for row in adx.command(".show table Shards extents")] == ["ingest-by:bb"]
     assert adx.count("Shards") == 1
+
+
+@given(
+    st.lists(st.text("abAB01-: _\r\n", max_size=12), max_size=8),
+    st.lists(st.text("abAB01", min_size=1, max_size=3), min_size=1, max_size=4),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_quick_way_through_has_any_finds_what_kql_finds(tags, terms, project):
+    table = Table([("Tags", "string"), ("N", "long")], [(tag, number) for number, tag in enumerate(tags)])
+    query = f"where Tags has_any (dynamic({json.dumps(terms)})) {'| project N' if project else ''}"
+    quick = has_any_of_column(table, query)
+    assert quick is not None
+    slow = pipe(table, query)
+    assert list(quick.columns) == list(slow.columns)
+    assert sorted(quick.rows) == sorted(slow.rows)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "where Tags has_any (dynamic(['a b']))",
+        "where Tags has 'a'",
+        "where Other has_any (dynamic(['a']))",
+        "where Tags has_any (dynamic(['a'])) | project Other",
+        "where Tags has_any (dynamic(['a'])) | count",
+    ],
+)
+def test_any_other_query_takes_the_ordinary_way(query):
+    assert has_any_of_column(Table([("Tags", "string")], []), query) is None
 
 
 def test_a_mapping_is_stored_and_shown(adx):
