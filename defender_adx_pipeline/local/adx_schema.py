@@ -24,9 +24,10 @@ DUCKDB_TYPES = {
 INGESTION_TIME, EXTENT_ID, EXTENT_TAGS = "__ingestion_time", "__extent_id", "__extent_tags"
 HIDDEN = (INGESTION_TIME, EXTENT_ID, EXTENT_TAGS)
 
-Level = Literal["plain", "timed", "tagged"]
-"""Which hidden columns a cursor sees: none, ingestion time and extent, or the extent's tags as well."""
-LEVELS: dict[Level, tuple[str, ...]] = {"plain": (), "timed": HIDDEN[:2], "tagged": HIDDEN}
+Level = Literal["plain", "timed", "tagged", "delta"]
+"""Which hidden columns a cursor sees: none, ingestion time and extent, or the extent's tags as well. `delta` is `timed`
+with one table narrowed to one extent, by the session variables delta_table and delta_extent, for update policies."""
+LEVELS: dict[Level, tuple[str, ...]] = {"plain": (), "timed": HIDDEN[:2], "tagged": HIDDEN, "delta": HIDDEN[:2]}
 
 Document = dict[str, Any]
 

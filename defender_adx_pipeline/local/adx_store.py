@@ -1,8 +1,8 @@
 """The Azure Data Explorer database of the local tenant, in one DuckDB file.
 
-Here: tables with their hidden ingestion time and extent per row, extents with tags, and every other entity (mappings,
-functions, policies, views, principals) as a stored document. Rows enter through `load`, one extent per call, in one
-transaction. Not here: KQL (`engine`), management commands (`commands*`), reading blobs (`worker`).
+Here: tables with their hidden ingestion time and extent per row, and extents with tags. Rows enter through `load`, one
+extent per call, in one transaction. Not here: every other entity (`adx_entities`), KQL (`engine`), management commands
+(`commands*`), reading blobs (`worker`).
 """
 
 import json
@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import duckdb
 
+from defender_adx_pipeline.local.adx_entities import EntityStore, put_entity
 from defender_adx_pipeline.local.adx_schema import (
     EXTENT_ID,
     EXTENT_TAGS,
@@ -34,18 +35,20 @@ from defender_adx_pipeline.local.adx_schema import (
 from defender_adx_pipeline.local.frames import entity_not_found
 from defender_adx_pipeline.local.state import utcnow
 
-_SCHEMA = """
-CREATE SCHEMA IF NOT EXISTS adx.data;
-CREATE SCHEMA IF NOT EXISTS adx.meta;
-CREATE TABLE IF NOT EXISTS adx.meta.entities (
-  kind VARCHAR, parent VARCHAR, name VARCHAR, body VARCHAR, PRIMARY KEY (kind, parent, name));
-CREATE TABLE IF NOT EXISTS adx.meta.extents (
-  table_name VARCHAR, extent_id VARCHAR, created TIMESTAMP, tags VARCHAR, row_count BIGINT, original_size BIGINT);
-CREATE TABLE IF NOT EXISTS adx.meta.journal (kind VARCHAR, id VARCHAR, recorded TIMESTAMP, body VARCHAR);
-"""
+
+class AfterLoad(Protocol):
+    """What follows from new rows: update policies."""
+
+    def targets(self, table: str) -> set[str]:
+        """Tables that rows of `table` lead to."""
+        ...
+
+    def apply(self, cursor: duckdb.DuckDBPyConnection, extent: Extent) -> None:
+        """Write what follows, in the same transaction."""
+        ...
 
 
-class AdxStore:
+class AdxStore(EntityStore):
     """The database. Every method is thread-safe; writers take turns, readers see whole commits.
 
     Args:
@@ -55,47 +58,14 @@ class AdxStore:
     """
 
     def __init__(self, path: Path, *, database: str = "defender", clock: Callable[[], datetime] = utcnow) -> None:
+        super().__init__(path, clock)
         self.database = database
-        self.clock = clock
-        self.version = 0
-        """Grows with every change of a table's schema or of a stored entity."""
-        self._lock = threading.RLock()
+        self.after_load: AfterLoad | None = None
+        """Runs in the transaction of every load; what it raises undoes the load."""
         self._table_locks: dict[str, threading.RLock] = {}
-        self._root = duckdb.connect(":memory:", config={"temp_directory": f"{path}.spill", "memory_limit": "2GB"})
-        self._root.execute("SET TimeZone='UTC'")
-        self._root.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS adx")
-        for level in LEVELS:
-            self._root.execute(f"ATTACH ':memory:' AS {level}")
-        self._root.execute(_SCHEMA)
         self._tables = {name: _table(name, body) for _, name, body in self.documents("table")}
         for table in self._tables.values():
             self._publish(table)
-
-    def close(self) -> None:
-        """Flush the write-ahead log and let go of the file, also when somebody still holds a cursor."""
-        with self._lock:
-            self._root.execute("USE memory; CHECKPOINT adx; DETACH adx")
-            self._root.close()
-
-    def cursor(self, level: Level = "plain") -> duckdb.DuckDBPyConnection:
-        """A cursor of its own for one thread whose unqualified names are the database's tables and views."""
-        cursor = self._root.cursor()
-        cursor.execute(f"USE {level}")
-        return cursor
-
-    @contextmanager
-    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """All or nothing. Who changes a table's rows holds its lock, who changes the schema the store's."""
-        cursor = self.cursor()
-        try:
-            cursor.begin()
-            yield cursor
-            cursor.commit()
-        except BaseException:
-            cursor.rollback()
-            raise
-        finally:
-            cursor.close()
 
     @contextmanager
     def _writing(self, tables: Iterable[str]) -> Iterator[None]:
@@ -196,7 +166,7 @@ class AdxStore:
                     for column, kind in table.columns[len(old.columns) :]:
                         cursor.execute(f"ALTER TABLE {name} ADD COLUMN {definition(column, kind)}")
                 body = {"columns": table.columns, "folder": table.folder, "docstring": table.docstring}
-                _put(cursor, "table", "", table.name, body)
+                put_entity(cursor, "table", "", table.name, body)
         for table in tables:
             self._publish(table)
         self._tables = dict(sorted({**self._tables, **{table.name: table for table in tables}}.items()))
@@ -208,12 +178,15 @@ class AdxStore:
         source = f"adx.data.{quoted(table.name)} AS t"
         joined = f"{source} LEFT JOIN adx.meta.extents AS e ON e.extent_id = t.{EXTENT_ID}"
         hidden = f"{columns}, t.{INGESTION_TIME}, t.{EXTENT_ID}"
+        literal = "'" + table.name.replace("'", "''") + "'"
         tags = f"CAST(coalesce(e.tags, '[]') AS JSON) AS {EXTENT_TAGS}"
         bodies = {
             # Names are quoted, the rest is fixed.
             "plain": f"SELECT {columns} FROM {source}",  # noqa: S608
             "timed": f"SELECT {hidden} FROM {source}",  # noqa: S608
             "tagged": f"SELECT {hidden}, {tags} FROM {joined}",  # noqa: S608
+            "delta": f"SELECT {hidden} FROM {source} WHERE getvariable('delta_table') IS DISTINCT FROM {literal}"  # noqa: S608
+            f" OR t.{EXTENT_ID} = getvariable('delta_extent')",
         }
         for level, body in bodies.items():
             self._root.execute(f"CREATE OR REPLACE VIEW {level}.main.{quoted(table.name)} AS {body}")
@@ -257,12 +230,8 @@ class AdxStore:
         Raises:
             AlreadyIngestedError: an extent of the table carries `ingest-by:` with one of `unless`.
         """
-        schema = self.table(table)
-        names = ", ".join(quoted(name) for name in columns or [name for name, _ in schema.columns])
-        created, extent_id = self.clock(), str(uuid.uuid4())
-        target = f"adx.data.{quoted(table)}"
-        stamp = f"TIMESTAMP '{created:%Y-%m-%d %H:%M:%S.%f}', '{extent_id}'"
-        with self._writing([table]), self.transaction() as cursor:
+        after = self.after_load
+        with self._writing({table, *(after.targets(table) if after else ())}), self.transaction() as cursor:
             if self.has_ingest_by(table, unless):
                 raise AlreadyIngestedError(table, unless)
             if level != "plain":
@@ -272,18 +241,37 @@ class AdxStore:
                 cursor.execute(f"CREATE OR REPLACE TEMP TABLE __replacement AS {select}", parameters)
                 select, parameters = "SELECT * FROM temp.main.__replacement", None
                 _empty(cursor, table)
-            into = f"INSERT INTO {target} ({names}, {INGESTION_TIME}, {EXTENT_ID})"
-            cursor.execute(f"{into} SELECT *, {stamp} FROM ({select})", parameters)  # noqa: S608 - quoted names
-            inserted = cursor.fetchone()
-            rows = int(inserted[0]) if inserted else 0
-            if not rows:
-                return None
-            extent = Extent(table, extent_id, created, tuple(tags), rows, size)
-            cursor.execute(
-                "INSERT INTO adx.meta.extents VALUES (?, ?, ?, ?, ?, ?)",
-                [table, extent_id, created.replace(tzinfo=None), json.dumps(list(tags)), rows, size],
-            )
+            extent = self.insert_extent(cursor, table, select, parameters, tags=tags, size=size, columns=columns)
+            if after and extent:
+                after.apply(cursor, extent)
             return extent
+
+    def insert_extent(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        table: str,
+        select: str,
+        parameters: Any = None,
+        *,
+        tags: Sequence[str] = (),
+        size: int = 0,
+        columns: Sequence[str] | None = None,
+    ) -> Extent | None:
+        """The insert of `load`, in a transaction whose owner holds the table."""
+        names = ", ".join(quoted(name) for name in columns or [name for name, _ in self.table(table).columns])
+        created, extent_id = self.clock(), str(uuid.uuid4())
+        stamp = f"TIMESTAMP '{created:%Y-%m-%d %H:%M:%S.%f}', '{extent_id}'"
+        into = f"INSERT INTO adx.data.{quoted(table)} ({names}, {INGESTION_TIME}, {EXTENT_ID})"
+        cursor.execute(f"{into} SELECT *, {stamp} FROM ({select})", parameters)  # noqa: S608 - quoted names
+        inserted = cursor.fetchone()
+        rows = int(inserted[0]) if inserted else 0
+        if not rows:
+            return None
+        cursor.execute(
+            "INSERT INTO adx.meta.extents VALUES (?, ?, ?, ?, ?, ?)",
+            [table, extent_id, created.replace(tzinfo=None), json.dumps(list(tags)), rows, size],
+        )
+        return Extent(table, extent_id, created, tuple(tags), rows, size)
 
     def extents(self, table: str | None = None) -> list[Extent]:
         """Extents of one table, or of all, oldest first."""
@@ -313,72 +301,6 @@ class AdxStore:
                     )
                     cursor.execute("DELETE FROM adx.meta.extents WHERE list_contains(?, extent_id)", [mine])
         return chosen
-
-    # Documents ---------------------------------------------------------------------------------------------------
-
-    def put(self, kind: str, parent: str, name: str, body: Document) -> None:
-        """Store an entity (mapping, function, view, policy, principal) in place of one of the same name."""
-        self.put_all(kind, [(parent, name, body)])
-
-    def put_all(self, kind: str, entities: Sequence[tuple[str, str, Document]]) -> None:
-        """Store (parent, name, body) of a kind, all or none; what says nothing new is not written."""
-        with self._lock:
-            known = {(parent, name): _comparable(body) for parent, name, body in self.documents(kind)}
-            new = [one for one in entities if known.get(one[:2]) != _comparable(one[2])]
-            if new:
-                with self.transaction() as cursor:
-                    for parent, name, body in new:
-                        _put(cursor, kind, parent, name, body)
-                self.version += 1
-
-    def get(self, kind: str, parent: str, name: str) -> Document | None:
-        """One entity, or None."""
-        sql = "SELECT body FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?"
-        row = self.cursor().execute(sql, [kind, parent, name]).fetchone()
-        return None if row is None else json.loads(row[0])
-
-    def delete(self, kind: str, parent: str, name: str) -> bool:
-        """Forget an entity; False when there was none."""
-        found = self.get(kind, parent, name) is not None
-        with self._lock, self.transaction() as cursor:
-            cursor.execute(
-                "DELETE FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?", [kind, parent, name]
-            )
-            self.version += 1
-        if found and kind in ("function", "view"):
-            for level in LEVELS:
-                self._root.execute(f"DROP VIEW IF EXISTS {level}.main.{quoted(name)}")
-        return found
-
-    def documents(self, kind: str, parent: str | None = None) -> list[tuple[str, str, Document]]:
-        """(parent, name, body) of the entities of a kind."""
-        rows = self.cursor().execute(
-            "SELECT parent, name, body FROM adx.meta.entities WHERE kind = $1 AND ($2 IS NULL OR parent = $2)"
-            " ORDER BY parent, name",
-            [kind, parent],
-        )
-        return [(owner, name, json.loads(body)) for owner, name, body in rows.fetchall()]
-
-    def record(self, kind: Literal["failure", "operation"], id_: str, body: Document) -> None:
-        """Write an ingestion failure or an operation to the journal."""
-        with self.transaction() as cursor:
-            recorded = self.clock().replace(tzinfo=None)
-            cursor.execute("INSERT INTO adx.meta.journal VALUES (?, ?, ?, ?)", [kind, id_, recorded, json.dumps(body)])
-
-    def journal(self, kind: Literal["failure", "operation"]) -> list[Document]:
-        """The journal of a kind, oldest first."""
-        rows = self.cursor().execute("SELECT body FROM adx.meta.journal WHERE kind = ? ORDER BY recorded", [kind])
-        return [json.loads(body) for (body,) in rows.fetchall()]
-
-
-def _comparable(body: Document) -> str:
-    return json.dumps({**body, "updated": None}, sort_keys=True)
-
-
-def _put(cursor: duckdb.DuckDBPyConnection, kind: str, parent: str, name: str, body: Mapping[str, Any]) -> None:
-    cursor.execute(
-        "INSERT OR REPLACE INTO adx.meta.entities VALUES (?, ?, ?, ?)", [kind, parent, name, json.dumps(body)]
-    )
 
 
 def _empty(cursor: duckdb.DuckDBPyConnection, table: str) -> None:

@@ -85,11 +85,12 @@ class Views:
         prepared = self._prepare(body, within)
         with closing(self.store.cursor(prepared.level)) as cursor:
             translated = translate(cursor, prepared.text, functions=prepared.functions)
-            source = qualified(cursor, translated.sql, prepared.level)
+            sources = {level: prepared.level if level != "delta" else level for level in LEVELS}
+            selects = {level: qualified(cursor, translated.sql, source) for level, source in sources.items()}
         columns = [column for column, _ in translated.columns]
         shown = [quoted(columns[place]) for place in visible(columns, prepared.level)]
-        for level in LEVELS:
-            self.store.publish_view(level, name, f"SELECT {', '.join(shown)} FROM ({source})")  # noqa: S608 - quoted
+        for level, select in selects.items():
+            self.store.publish_view(level, name, f"SELECT {', '.join(shown)} FROM ({select})")  # noqa: S608 - quoted
         self._made[name] = made
 
 

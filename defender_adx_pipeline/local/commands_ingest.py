@@ -13,6 +13,7 @@ import orjson
 
 from defender_adx_pipeline.local import loading
 from defender_adx_pipeline.local.adx_schema import AlreadyIngestedError, Extent
+from defender_adx_pipeline.local.adx_updates import UpdatePolicyError
 from defender_adx_pipeline.local.commands_context import Context
 from defender_adx_pipeline.local.commands_text import Reader
 from defender_adx_pipeline.local.engine import as_fault
@@ -105,6 +106,8 @@ def _from_query(context: Context, reader: Reader, *, create: str, replace: bool)
         )
     except AlreadyIngestedError:
         extent = None
+    except UpdatePolicyError as error:
+        raise loading.as_fault(loading.IngestionError(error.code, error.details)) from error
     except KqlFailure as failure:
         raise as_fault(failure) from failure
     return _result(extent)

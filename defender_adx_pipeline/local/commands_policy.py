@@ -1,7 +1,7 @@
 """Commands on policies: `.alter`, `.alter-merge` and `.delete ... policy`.
 
-Here: storing what a policy says. Not here: acting on it; the stand-in keeps every policy and obeys none (its
-batching delay is a setting of the tenant).
+Here: storing what a policy says. Not here: acting on it; the stand-in keeps every policy and obeys
+`update` alone (`adx_updates`); its batching delay is a setting of the tenant.
 """
 
 import orjson

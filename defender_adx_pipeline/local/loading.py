@@ -15,6 +15,7 @@ import duckdb
 
 from defender_adx_pipeline.local.adx_schema import AlreadyIngestedError, Extent, StoredTable
 from defender_adx_pipeline.local.adx_store import AdxStore
+from defender_adx_pipeline.local.adx_updates import UpdatePolicyError
 from defender_adx_pipeline.local.frames import KustoFault
 
 DYNAMIC_LIMIT = 1024 * 1024
@@ -34,11 +35,12 @@ _UNIX = {
 class IngestionError(Exception):
     """An ingestion that failed, in the words of `.show ingestion failures`."""
 
-    def __init__(self, code: str, details: str, *, permanent: bool = True) -> None:
+    def __init__(self, code: str, details: str, *, permanent: bool = True, from_update_policy: bool = False) -> None:
         super().__init__(f"{code}: {details}")
         self.code = code
         self.details = details
         self.permanent = permanent
+        self.from_update_policy = from_update_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def load_batch(store: AdxStore, batch: Batch) -> Extent | None:
         )
     except AlreadyIngestedError:
         return None
+    except UpdatePolicyError as error:
+        raise IngestionError(error.code, error.details, from_update_policy=True) from error
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
         reason = str(error).splitlines()[0].replace(str(batch.path), batch.source)
         raise IngestionError("BadRequest_InvalidBlob", f"Blob is invalid: {reason}") from error

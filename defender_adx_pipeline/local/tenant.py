@@ -17,6 +17,7 @@ import orjson
 from defender_adx_pipeline.catalogue import Catalogue, load_catalogue
 from defender_adx_pipeline.local.admin import admin_routes
 from defender_adx_pipeline.local.adx_store import AdxStore
+from defender_adx_pipeline.local.adx_updates import UpdatePolicies
 from defender_adx_pipeline.local.adx_views import Views
 from defender_adx_pipeline.local.commands import CommandRunner
 from defender_adx_pipeline.local.data.generate import fill
@@ -217,7 +218,9 @@ class LocalTenant:
         ca_file, certificate = throwaway_certificate(self.home)
         if not ca_file.exists():
             raise RuntimeError(f"the CA file {ca_file} is missing")
-        engine = QueryEngine(self.adx, Views(self.adx))
+        views = Views(self.adx)
+        self.adx.after_load = UpdatePolicies(self.adx, views)
+        engine = QueryEngine(self.adx, views)
         access = Access(self._principal, required=self._require_auth, principal=f"aadapp={CLIENT_ID};{TENANT_ID}")
         resources = self._external or LocalStorage(self.storage, lambda: self._servers["storage"].url)
         resources.prepare()

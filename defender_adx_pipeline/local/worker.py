@@ -197,7 +197,7 @@ class IngestionWorker:
             "FailureKind": kind,
             "RootActivityId": str(uuid.uuid4()),
             "OperationKind": "DataIngestPull",
-            "OriginatesFromUpdatePolicy": False,
+            "OriginatesFromUpdatePolicy": error.from_update_policy,
             "ErrorCode": error.code,
             "Principal": principal or "",
             "ShouldRetry": not error.permanent,
@@ -213,7 +213,7 @@ class IngestionWorker:
                 Details=error.details,
                 ErrorCode=error.code,
                 FailureStatus=kind,
-                OriginatesFromUpdatePolicy=False,
+                OriginatesFromUpdatePolicy=error.from_update_policy,
                 ShouldRetry=not error.permanent,
             )
             self.inbox.report(FAILED, _encoded(report))
