@@ -87,6 +87,9 @@ def open_tenant(tmp_path_factory: pytest.TempPathFactory, statements: Statements
             statements.add_table("defender", table.name, columns)
         with LocalTenant(home or tmp_path_factory.mktemp("tenant"), **options) as tenant:
             statements.add_database(tenant.environment()["ADX_DATABASE"])
+            # What an earlier tenant of this home created, perhaps in another process.
+            for name, stored in tenant.adx.tables().items():
+                statements.add_table("adx", name, dict(stored.columns))
             try:
                 yield tenant
             finally:

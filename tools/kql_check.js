@@ -42,6 +42,11 @@ const VIEW = new RegExp(
   String.raw`${CREATE}materialized-view\s+(?:${PROPERTIES}\s*)?${NAME}\s+on\s+\S+\s+\S+\s*\{([\s\S]*)\}\s*$`,
 );
 
+// What makes a table of a query's result, where there is none yet.
+const SET = new RegExp(
+  String.raw`^\.set(?:-or-append|-or-replace)?\s+(?:async\s+)?${NAME}\s+(?:${PROPERTIES}\s*)?<\|([\s\S]*)$`,
+);
+
 /** Adds what a statement creates to a side's schema. */
 function learn(text, side) {
   if (CREATE_TABLES.test(text)) {
@@ -54,10 +59,17 @@ function learn(text, side) {
       }
     }
   }
+  const set = SET.exec(text);
+  if (set) side.results.push({ name: set[1] || set[2] || set[3], query: set[4] });
   const made = FUNCTION.exec(text);
   if (made) side.functions[made[1] || made[2] || made[3]] = { parameters: made[4], body: made[5] };
   const view = VIEW.exec(text);
   if (view) side.views[view[1] || view[2] || view[3]] = view[4];
+}
+
+/** The columns of a query's result, when it binds. */
+function resultOf(query, globals) {
+  return Kusto.KustoCode.ParseAndAnalyze(query, globals).ResultType?.Columns;
 }
 
 /** The binder's view of one side: its tables, then the views over them, then the functions. */
@@ -72,8 +84,12 @@ function globalState(side) {
     const cluster = new symbols.ClusterSymbol.ctor('cluster', databases);
     return Kusto.GlobalState.Default.WithCluster(cluster).WithDatabase(databases[0]);
   };
+  for (const { name, query } of side.results) {
+    const columns = members.some((each) => each.Name === name) ? null : resultOf(query, database());
+    if (columns) members.push(new symbols.TableSymbol.$ctor6(name, columns, null));
+  }
   for (const [name, body] of Object.entries(side.views)) {
-    const columns = Kusto.KustoCode.ParseAndAnalyze(body, database()).ResultType?.Columns;
+    const columns = resultOf(body, database());
     if (columns) members.push(new symbols.MaterializedViewSymbol.$ctor2(name, columns, body, null));
   }
   for (const [name, { parameters, body }] of Object.entries(side.functions)) {
@@ -140,9 +156,10 @@ function readStatements(files) {
 
 /** What each side has: the given tables, and what the statements create. */
 function sidesOf(schema, statements) {
+  const none = () => ({ functions: {}, views: {}, results: [] });
   const sides = {
-    defender: { databases: new Set(['defender']), tables: structuredClone(schema.defender), functions: {}, views: {} },
-    adx: { databases: new Set(['defender']), tables: {}, functions: {}, views: {} },
+    defender: { databases: new Set(['defender']), tables: structuredClone(schema.defender), ...none() },
+    adx: { databases: new Set(['defender']), tables: {}, ...none() },
   };
   for (const statement of statements) {
     const side = sides[statement.side];

@@ -48,6 +48,12 @@ test('tables, functions and materialized views are known once a statement create
   assert.strictEqual(status, 0, stdout);
 });
 
+test('a table made of the result of a query is known with its columns', () => {
+  const set = adx(".set-or-append Made <| print A = 'x', B = 1");
+  assert.strictEqual(check(set, { side: 'adx', kind: 'query', text: 'Made | where B > 0 and A == ""' }).status, 0);
+  assert.strictEqual(check(set, { side: 'adx', kind: 'query', text: 'Made | where C > 0' }).status, 1);
+});
+
 test('a table that a test added to the Defender side is known', () => {
   const table = { side: 'defender', kind: 'table', name: 'Contoso', columns: { Seen: 'datetime' } };
   assert.strictEqual(check(table, defender('Contoso | where Seen > ago(1d)')).status, 0);
