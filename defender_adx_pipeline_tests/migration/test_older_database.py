@@ -14,13 +14,9 @@ from defender_adx_pipeline_tests.migration.world import World, settings_of
 HOUR = timedelta(hours=1)
 TABLE = "DeviceLogonEvents"
 
+_AUDIT = "TableName: string, Timestamp: datetime, Status: string, FailureReason: string, RecordCount: int"
 COMMON = [
-    (
-        (
-            ".create table MigrationAuditLog (TableName: string, Timestamp: datetime, Status: string, FailureReason: string,"
-            " RecordCount: int)"
-        ),
-    ),
+    f".create table MigrationAuditLog ({_AUDIT})",
     f".create table {TABLE}Raw (Records: dynamic)",
     (
         f".create-or-alter table {TABLE}Raw ingestion json mapping 'DynamicJsonMap'"

@@ -1,0 +1,78 @@
+"""A small bootstrapped tenant, its settings in the environment, and Dagster over it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from defender_adx_pipeline.definitions import defs
+from defender_adx_pipeline_tests.conftest import OpenTenant
+from defender_adx_pipeline_tests.migration.world import World, settings_of
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+
+
+class Dagster:
+    """Runs assets of the code location on an instance of the test."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.definitions = defs()
+
+    def materialize(
+        self, table: str, *days: str, tags: dict[str, str] | None = None, extra: Sequence[Any] = ()
+    ) -> dg.ExecuteInProcessResult:
+        """Materialize a raw asset for one day, or for the range between two in one run."""
+        assets = [self.definitions.resolve_assets_def(dg.AssetKey(["adx", f"{table}Raw"])), *extra]
+        chosen: dict[str, Any] = {"partition_key": days[0]}
+        if len(days) == 2:
+            chosen = {"tags": {RANGE_START: days[0], RANGE_END: days[1]}}
+        chosen["tags"] = {**chosen.get("tags", {}), **(tags or {})}
+        return dg.materialize(
+            assets,
+            instance=self.instance,
+            resources={"memory": dg.mem_io_manager},
+            raise_on_error=False,
+            **chosen,
+        )
+
+    def observations(self, table: str) -> list[dg.AssetObservation]:
+        key = dg.AssetKey(["adx", f"{table}Raw"])
+        records = self.instance.fetch_observations(key, limit=100).records
+        return [record.asset_observation for record in reversed(records) if record.asset_observation]
+
+
+@pytest.fixture(scope="session")
+def shared_defs_world(open_tenant: OpenTenant) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
+        world = World(tenant, settings_of(tenant, patch), stack)
+        world.bootstrap()
+        yield world
+
+
+@pytest.fixture
+def world(shared_defs_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for name, value in shared_defs_world.tenant.environment().items():
+        monkeypatch.setenv(name, value)
+    yield shared_defs_world
+    shared_defs_world.tenant.faults.clear()
+
+
+@pytest.fixture(scope="session")
+def unused_tables(shared_defs_world: World) -> Iterator[str]:
+    return iter([table.name for table in shared_defs_world.catalogue.events() if table.identity])
+
+
+@pytest.fixture
+def table(unused_tables: Iterator[str]) -> str:
+    return next(unused_tables)
+
+
+@pytest.fixture
+def dagster(tmp_path: Any) -> Iterator[Dagster]:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        yield Dagster(instance)
