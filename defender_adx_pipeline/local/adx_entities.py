@@ -7,7 +7,7 @@ tables and rows (`adx_store`), and what an entity means.
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +63,8 @@ class EntityStore:
             yield cursor
             cursor.commit()
         except BaseException:
-            cursor.rollback()
+            with suppress(duckdb.TransactionException):  # a commit that failed has rolled back already
+                cursor.rollback()
             raise
         finally:
             cursor.close()

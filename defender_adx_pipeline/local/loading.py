@@ -92,6 +92,11 @@ def load_batch(store: AdxStore, batch: Batch) -> Extent | None:
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
         reason = str(error).splitlines()[0].replace(str(batch.path), batch.source)
         raise IngestionError("BadRequest_InvalidBlob", f"Blob is invalid: {reason}") from error
+    except KustoFault as fault:
+        raise IngestionError("BadRequest_TableNotExist", fault.description) from fault  # dropped in the meantime
+    except duckdb.Error as error:
+        details = f"The engine could not ingest the blob: {str(error).splitlines()[0]}"
+        raise IngestionError("General_InternalServerError", details, permanent=False) from error
     if extent is None:
         raise IngestionError(
             "BadRequest_NoRecordsOrWrongFormat",

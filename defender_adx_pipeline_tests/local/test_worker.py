@@ -325,3 +325,15 @@ def test_a_path_is_read_in_all_its_spellings(path, duckdb):
 def test_a_path_that_is_none_is_refused(path):
     with pytest.raises(IngestionError, match="BadRequest_InvalidMapping"):
         json_path(path)
+
+
+def test_a_table_changed_under_the_worker_fails_the_blob_and_not_the_worker(adx, table):
+    adx.command(f'.create-or-alter table {table} ingestion json mapping "Odd" \'[{{"column":"Gone","Path":"$"}}]\'')
+    adx.queue(table, json_lines(RECORDS), mapping="Odd")
+    assert failure_of(adx, table)["ErrorCode"] == "BadRequest_InconsistentMapping"
+    adx.command(f".drop table {table}")
+    adx.queue(table, json_lines(RECORDS))
+    eventually(lambda: len(adx.failures(table)) == 2)
+    adx.raw_table(table)
+    adx.queue(table, json_lines(RECORDS))
+    eventually(lambda: adx.count(table) == 2)
