@@ -3,7 +3,6 @@
 Exit codes: 0 when all is well, 1 when something is not exact or failed, 2 for a wrong option or setting.
 """
 
-import os
 import sys
 import uuid
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from typing import Annotated, Any, ParamSpec
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from defender_adx_pipeline.adx.errors import AdxError
@@ -23,6 +21,7 @@ from defender_adx_pipeline.adx.scripts import Placeholders, SchemaScriptError, s
 from defender_adx_pipeline.catalogue import CatalogueError, UnknownTableError, load_catalogue
 from defender_adx_pipeline.cli import demo as demonstration
 from defender_adx_pipeline.cli import tenancy
+from defender_adx_pipeline.cli.output import console
 from defender_adx_pipeline.cli.status import print_status, table_states
 from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.migration.attempt import Asked
@@ -59,10 +58,10 @@ def _readable_errors(command: Callable[_P, int]) -> Callable[_P, None]:
         try:
             code = command(*args, **kwargs)
         except _WRONG as error:
-            Console(stderr=True, soft_wrap=True).print(f"[red]error[/red]: {error}", highlight=False)
+            console(stderr=True).print(f"[red]error[/red]: {error}", highlight=False)
             code = 2
         except _FAILURES as error:
-            Console(stderr=True, soft_wrap=True).print(f"[red]failed[/red]: {error}", highlight=False)
+            console(stderr=True).print(f"[red]failed[/red]: {error}", highlight=False)
             code = 1
         raise typer.Exit(code)
 
@@ -112,7 +111,7 @@ def bootstrap(
         tables = tuple(load_catalogue(settings.defender_tables_file).values())
         sys.stdout.write("\n".join(text for _, text in script_texts(names, tables=tables)))
         return 0
-    console = Console(soft_wrap=True)
+    out = console()
     with open_database() as database:
         settings = database.settings
         report = apply_scripts(
@@ -122,9 +121,9 @@ def bootstrap(
             tables=tuple(database.catalogue.values()),
             grants=grants,
         )
-    console.print(f"{settings.adx_database}: {len(report.applied)} statements applied, {len(report.skipped)} left out.")
+    out.print(f"{settings.adx_database}: {len(report.applied)} statements applied, {len(report.skipped)} left out.")
     for sentence in report.found:
-        console.print(f"- {sentence}", highlight=False)
+        out.print(f"- {sentence}", highlight=False)
     return 0
 
 
@@ -178,7 +177,7 @@ def status(as_json: AsJson = False) -> int:
         ok = all(state.ok for state in states)
         sys.stdout.write(orjson.dumps({"ok": ok, "tables": [state.as_dict() for state in states]}).decode() + "\n")
     else:
-        print_status(states, Console())
+        print_status(states, console())
     return 0 if all(state.ok for state in states) else 1
 
 
@@ -197,5 +196,5 @@ def query(
     table = Table(*rows[0].keys())
     for row in rows:
         table.add_row(*(value if isinstance(value, str) else orjson.dumps(value).decode() for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "200"))).print(table)
+    console().print(table)
     return 0

@@ -18,12 +18,13 @@ from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from defender_adx_pipeline.adx.schema import bootstrap
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.cli import tenancy
 from defender_adx_pipeline.cli.comparing import TableResult, compare_table
+from defender_adx_pipeline.cli.output import console
 from defender_adx_pipeline.cli.progress import Bars
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
@@ -38,19 +39,19 @@ CLOCK_SCALE = 20.0
 def run(*, home: Path, samples: Path | None, seed: int, fresh: bool, as_json: bool) -> int:
     """The whole demo; 0 when every table is exact."""
     started = time.monotonic()
-    console = Console(stderr=as_json, soft_wrap=True)
+    out = console(stderr=as_json)
     if fresh:
         shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True, exist_ok=True)
-    console.print(f"Starting the local tenant in {home} (first time: making 30 days of data)")
+    out.print(f"Starting the local tenant in {home} (first time: making 30 days of data)")
     options = tenant_options(samples=samples, seed=seed, clock_scale=CLOCK_SCALE)
     with tenancy.running_tenant(home, options) as variables:
         dagster = tenancy.dagster_environment(home)
         with _environment({**variables, **dagster}), open_database() as database:
-            results = _move(database, variables["LOCAL_TENANT_ADMIN_URL"], home, console)
+            results = _move(database, variables["LOCAL_TENANT_ADMIN_URL"], home, out)
     seconds = time.monotonic() - started
     ok = bool(results) and all(result.exact for result in results)
-    _print_results(results, seconds, console)
+    _print_results(results, seconds, out)
     if as_json:
         line = {"ok": ok, "tables": [result.as_dict() for result in results], "seconds": round(seconds, 1)}
         sys.stdout.write(orjson.dumps(line).decode() + "\n")
@@ -81,7 +82,7 @@ def serve_tenant(*, home: Path, samples: Path | None, seed: int, clock_scale: fl
     return 0
 
 
-def _move(database: Database, admin_url: str, home: Path, console: Console) -> list[TableResult]:
+def _move(database: Database, admin_url: str, home: Path, out: Console) -> list[TableResult]:
     settings = database.settings
     report = bootstrap(
         database.adx,
@@ -89,21 +90,21 @@ def _move(database: Database, admin_url: str, home: Path, console: Console) -> l
         tenant_id=settings.azure_tenant_id,
         tables=tuple(database.catalogue.values()),
     )
-    console.print(f"Bootstrap: {len(report.applied)} statements of kql/ applied")
+    out.print(f"Bootstrap: {len(report.applied)} statements of kql/ applied")
     now = utc_now()
     window = Window(readable_since(now), now - settings.defender_settle)
-    attempts = _run_dagster(window, home, console)
+    attempts = _run_dagster(window, home, out)
     return _results(database, admin_url, window, attempts)
 
 
-def _run_dagster(window: Window, home: Path, console: Console) -> Mapping[str, Mapping[str, Any]]:
+def _run_dagster(window: Window, home: Path, out: Console) -> Mapping[str, Mapping[str, Any]]:
     """One run for each category of tables, over all days; the attempts by table."""
     attempts: dict[str, Mapping[str, Any]] = {}
     first, last = window.start.date().isoformat(), window.end.date().isoformat()
     tables = load_catalogue().events()
     groups = itertools.groupby(sorted(tables, key=lambda table: table.group), key=lambda table: table.group)
     runs = [f"{group}={','.join(table.name for table in members)}" for group, members in groups]
-    with (home / "runs.log").open("ab") as log, Bars(console, len(tables)) as bars:
+    with (home / "runs.log").open("ab") as log, Bars(out, len(tables)) as bars:
         for line in _launch(first, last, runs, log):
             match line["event"]:
                 case "run":
@@ -149,8 +150,10 @@ def _results(
     return results
 
 
-def _print_results(results: Sequence[TableResult], seconds: float, console: Console) -> None:
-    table = Table("Table", "Defender", "ADX", "Missing", "Duplicates", "Watermark", "Audit", "Calls")
+def _print_results(results: Sequence[TableResult], seconds: float, out: Console) -> None:
+    table = Table(
+        Column("Table", no_wrap=True), "Defender", "ADX", "Missing", "Duplicates", "Watermark", "Audit", "Calls"
+    )
     for result in results:
         colour = "green" if result.exact else "red"
         numbers = (result.source_rows, result.adx_rows, result.missing, result.duplicates)
@@ -161,9 +164,9 @@ def _print_results(results: Sequence[TableResult], seconds: float, console: Cons
             result.audit_status,
             str(result.calls),
         )
-    console.print(table)
+    out.print(table)
     exact, rows = sum(result.exact for result in results), sum(result.adx_rows for result in results)
-    console.print(
+    out.print(
         f"{exact} of {len(results)} tables exact, {rows:,} rows in ADX, {seconds:.0f} s. See it in Dagster: make ui"
     )
 

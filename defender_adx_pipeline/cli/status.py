@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from defender_adx_pipeline.adx import state_kql
 from defender_adx_pipeline.instants import parse_instant, utc_now
@@ -63,7 +63,9 @@ def table_states(database: Database) -> list[TableState]:
 
 def print_status(states: list[TableState], console: Console) -> None:
     """A line for each table."""
-    table = Table("Table", "Active", "Watermark", "Lag", "Covered to", "Open", "Last run", "Rows", "Reason")
+    table = Table(
+        Column("Table", no_wrap=True), "Active", "Watermark", "Lag", "Covered to", "Open", "Last run", "Rows", "Reason"
+    )
     for state in states:
         colour = {"Success": "green", "Failed": "red"}.get(state.audit_status, "yellow")
         table.add_row(
