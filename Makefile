@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 NODE_MODULES := node_modules/.package-lock.json
 BUILD := .build
 DEMO := .demo
+# The database of a tenant that no demo has filled needs its tables; where they are, nothing changes.
+UI = $(BIN)/defender-adx bootstrap && exec $(BIN)/dagster dev -w workspace.yaml $(if $(PORT),--port $(PORT))
 STATEMENTS := $(BUILD)/statements.jsonl
 
 # Tests that need more than Python have targets of their own.
@@ -24,10 +26,11 @@ help: ## Show this list
 demo: $(INSTALLED) ## Move a local tenant into a local ADX with real Dagster runs (SAMPLES=FILE adds real records)
 	$(BIN)/defender-adx demo $(if $(SAMPLES),--samples "$(SAMPLES)")
 
-ui: $(INSTALLED) ## Dagster's web page over the local tenant of the demo, with the demo's runs
-	@mkdir -p $(DEMO)/dagster
-	@cp dagster.yaml $(DEMO)/dagster/dagster.yaml
-	DAGSTER_HOME="$(CURDIR)/$(DEMO)/dagster" $(BIN)/defender-adx local --home $(DEMO) -- $(BIN)/dagster dev -w workspace.yaml
+ui: $(INSTALLED) ## Dagster's web page over the local tenant of the demo, with the demo's runs (PORT=N, else 3000)
+	@mkdir -p "$(DEMO)/dagster"
+	@cp dagster.yaml "$(DEMO)/dagster/dagster.yaml"
+	@echo "Starting the local tenant in $(DEMO), then Dagster. Ctrl-C ends both."
+	@exec $(BIN)/defender-adx local --home "$(DEMO)" -- sh -c '$(UI)'
 
 test: $(INSTALLED) ## All tests that need nothing but Python
 	@mkdir -p $(BUILD)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ import orjson
 from defender_adx_pipeline.instants import utc_now
 
 _START_SECONDS = 120.0
+_STOP_SECONDS = 20.0
 _STATE = "tenant.json"
 
 
@@ -55,29 +56,66 @@ def running_tenant(home: Path, options: Sequence[str]) -> Iterator[Mapping[str, 
     home.mkdir(parents=True, exist_ok=True)
     state, log = home / _STATE, home / "tenant.log"
     state.unlink(missing_ok=True)
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "defender_adx_pipeline.cli", "local", "--home", str(home), *options]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
-    try:
-        _await(process, state, log)
-        yield environment(home)
-    finally:
-        process.send_signal(signal.SIGTERM)
+    command = [sys.executable, "-m", "defender_adx_pipeline.cli", "local", "--home", str(home), *options]
+    with _leaving_in_order(), log.open("wb") as output:
+        # A group of its own: Ctrl-C in a terminal must not stop the tenant before what uses it.
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, process_group=0)  # noqa: S603
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            _await(process, state, log)
+            yield environment(home)
+        finally:
+            _stop(process)
 
 
 def run_inside(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run a command with the tenant's environment; its exit code."""
+    """Run a command with the tenant's environment until it has stopped what it started; its exit code."""
     try:
-        return subprocess.run(command, env={**os.environ, **variables}, check=False).returncode  # noqa: S603
+        process = subprocess.Popen(command, env={**os.environ, **variables})  # noqa: S603 - the user's own command
     except FileNotFoundError:
         sys.stderr.write(f"{command[0]}: no such command\n")
         return 127
+    try:
+        return process.wait()
     except KeyboardInterrupt:
+        # The terminal has told the command, too, and a second signal would disturb it while it stops.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
         return 130
+    finally:
+        _stop(process)
+
+
+@contextmanager
+def _leaving_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP end this process as Ctrl-C does: through the `finally` of whatever it started.
+
+    Ctrl-C itself is switched on again where a shell started this in the background with SIGINT ignored: children would
+    inherit that, and `dagster dev` then ignores SIGTERM as well.
+    """
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: leave, signal.SIGHUP: leave}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        del handlers[signal.SIGHUP]  # started by nohup
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Tell a process to end, and kill it when it does not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _await(process: subprocess.Popen[bytes], state: Path, log: Path) -> None:
