@@ -73,12 +73,16 @@ def serve_tenant(*, home: Path, samples: Path | None, seed: int, clock_scale: fl
             f"the local tenant needs the extra `local` ({error}): pip install 'defender_adx_pipeline[local]'"
         ) from error
     home.mkdir(parents=True, exist_ok=True)
+    # Blocked before there are threads, which inherit it: a thread that took the signal would end the process at once,
+    # and the state would not be closed.
+    stops = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     with LocalTenant(home, seed=seed, samples=samples, quota_clock_scale=clock_scale) as tenant:
         variables = {**tenant.environment(), **tenancy.dagster_environment(home)}
         for name, value in variables.items():
             sys.stdout.write(f"export {name}='{value}'\n")
         sys.stdout.flush()
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.sigwait(stops)
     return 0
 
 
