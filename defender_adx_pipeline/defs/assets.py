@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from defender_adx_pipeline.catalogue import CatalogueError, DefenderTable, load_catalogue
+from defender_adx_pipeline.defs.abandoned import end_with_run
 from defender_adx_pipeline.defs.partitions import daily, window_of
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
@@ -86,6 +87,7 @@ def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
     def raw(
         context: dg.AssetExecutionContext, defender: DefenderResource, adx: AdxResource
     ) -> Iterator[dg.Output[Extraction]]:
+        end_with_run()
         keys = list(context.partition_keys)
         asked = Asked(
             source_table=table.name,

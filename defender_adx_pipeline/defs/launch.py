@@ -15,11 +15,11 @@ import dagster as dg
 import orjson
 
 from defender_adx_pipeline.catalogue import load_catalogue
+from defender_adx_pipeline.defs.abandoned import LAUNCH_TAG, alive, end_abandoned_runs
 from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline.defs.schedules import RANGE_END, RANGE_START
 from defender_adx_pipeline.settings import load_settings
 
-_LAUNCH_TAG = "defender_adx/launch"
 _POLL_SECONDS = 0.5
 
 
@@ -39,7 +39,8 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
     catalogue = load_catalogue(load_settings().defender_tables_file)
     launch = uuid.uuid4().hex
     _print(out, {"event": "run", "label": label, "tables": len(tables)})
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, alive(instance, launch):
+        end_abandoned_runs(instance)
         done = threading.Event()
         teller = threading.Thread(target=_tell, args=(instance, launch, done, out), daemon=True)
         teller.start()
@@ -48,7 +49,7 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
                 dg.reconstructable(event_tables),
                 instance=instance,
                 asset_selection=[raw_key(catalogue[name]) for name in tables],
-                tags={RANGE_START: first, RANGE_END: last, _LAUNCH_TAG: launch, "defender_adx/label": label},
+                tags={RANGE_START: first, RANGE_END: last, LAUNCH_TAG: launch, "defender_adx/label": label},
                 run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
                 raise_on_error=False,
             )
@@ -78,7 +79,7 @@ def _print(out: Any, line: dict[str, Any]) -> None:
 
 def _attempts(instance: dg.DagsterInstance, launch: str) -> Iterator[dict[str, Any]]:
     types = {dg.DagsterEventType.ASSET_OBSERVATION, dg.DagsterEventType.STEP_FAILURE}
-    for run_ in instance.get_runs(filters=dg.RunsFilter(tags={_LAUNCH_TAG: launch})):
+    for run_ in instance.get_runs(filters=dg.RunsFilter(tags={LAUNCH_TAG: launch})):
         for entry in instance.all_logs(run_.run_id, of_type=types):
             event = entry.dagster_event
             if event is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.defs.abandoned import UNFINISHED
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK, raw_key
 from defender_adx_pipeline.defs.jobs import event_tables_job
 from defender_adx_pipeline.defs.partitions import keys_between
@@ -19,13 +20,6 @@ from defender_adx_pipeline.migration.agenda import due_since, read_agenda
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dg.schedule(
