@@ -11,6 +11,7 @@ Raw tables have one dynamic column, `Records`; a row's time is the text in it. K
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 import orjson
@@ -24,6 +25,8 @@ STATEMENT_BYTES = 1_000_000
 """Size that a statement stays below, in UTF-8; the documented limit of a request is larger, but not by much."""
 
 IDS_PER_STATEMENT = 500
+_DIGITS = 12
+"""Room for the numbers of the statements of one append, which stand twice in each."""
 
 Columns = Sequence[tuple[str, str]]
 
@@ -52,7 +55,8 @@ def time_counts(
         start: first instant of the window.
         end: first instant after it.
         grain: the bin size.
-        ingested_since: a bound on the ingestion time, so that older extents are not read.
+        ingested_since: a bound on the ingestion time, so that older extents are not read. Rows without one, ingested
+            while the table's ingestion time policy was off, are in.
     """
     rows = _window(table, time_column, start, end, ingested_since)
     return f"{rows}\n| summarize Rows = count() by Bin = bin(Bin, {kql_timespan(grain)})"
@@ -128,7 +132,12 @@ def json_mappings(table: str) -> str:
 
 
 def append_rows(
-    table: str, columns: Columns, rows: Sequence[Mapping[str, Any]], *, limit: int = STATEMENT_BYTES
+    table: str,
+    columns: Columns,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    limit: int = STATEMENT_BYTES,
+    once: str | None = None,
 ) -> Iterator[str]:
     """Commands that append rows by column name, as many as their size asks for.
 
@@ -140,16 +149,20 @@ def append_rows(
         columns: all its columns, name and KQL type, in its order.
         rows: values by column name; a column that is left out becomes null (an empty string for type string).
         limit: bytes that one command may have.
+        once: an id of this write, 32 hexadecimal digits. The commands then carry tags by which Kusto carries out each
+            of them once, however often it is sent ("Extent tags": `ingestIfNotExists`).
 
     Raises:
         RowError: a row has a value for a column that the table has not, a value does not fit its column, or a row
             alone is larger than a command may be. Nothing was sent.
     """
     try:
-        head, tail = _append_frame(table, columns)
+        body, tail = _append_frame(columns)
     except RowError as error:
         raise RowError(f"{table}: {error}") from error
-    room = limit - len((head + tail).encode())
+    heads = (_append_head(table, once, number) + body for number in count())
+    head = next(heads)
+    room = limit - len((head + tail).encode()) - _DIGITS
     parts: list[str] = []
     size = 0
     for part in [_row(table, columns, row) for row in rows]:
@@ -158,6 +171,7 @@ def append_rows(
             raise RowError(f"{table}: a row of {length} bytes is larger than a statement may be ({limit} bytes)")
         if size + length > room:
             yield head + ",\n".join(parts) + tail
+            head = next(heads)
             parts, size = [], 0
         parts.append(part)
         size += length
@@ -185,20 +199,29 @@ def _window(table: str, time_column: str, start: datetime, end: datetime, since:
     """The rows of a window, with their time as the column `Bin`."""
     lines = [kql_name(table)]
     if since is not None:
-        lines.append(f"where ingestion_time() >= {kql_datetime(since)}")
+        # Null where the policy was off: such rows would count as missing and be loaded again.
+        lines.append(f"where isnull(ingestion_time()) or ingestion_time() >= {kql_datetime(since)}")
     lines.append(f"extend Bin = todatetime({RECORDS}[{kql_string(time_column)}])")
     lines.append(f"where Bin >= {kql_datetime(start)} and Bin < {kql_datetime(end)}")
     return "\n| ".join(lines)
 
 
-def _append_frame(table: str, columns: Columns) -> tuple[str, str]:
-    """What stands before and after the rows of an append."""
+def _append_head(table: str, once: str | None, number: int) -> str:
+    """The beginning of the append with this number among those of one write."""
+    if once is None:
+        return f".append {kql_name(table)} <|\n"
+    tag = f"{_checked(once)}.{number}"
+    return f""".append {kql_name(table)} with (tags='["ingest-by:{tag}"]', ingestIfNotExists='["{tag}"]') <|\n"""
+
+
+def _append_frame(columns: Columns) -> tuple[str, str]:
+    """What stands around the rows of an append."""
     declared = ", ".join(f"{kql_name(name)}: {_declared(kind)}" for name, kind in columns)
     projected = ", ".join(
         f"{kql_name(name)} = parse_json({kql_name(name)})" if kind == "dynamic" else kql_name(name)
         for name, kind in columns
     )
-    return f".append {kql_name(table)} <|\ndatatable({declared})[\n", f"\n]\n| project {projected}"
+    return f"datatable({declared})[\n", f"\n]\n| project {projected}"
 
 
 def _declared(kind: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from defender_adx_pipeline.adx.kql import Columns, literal
+from defender_adx_pipeline.instants import EPOCH_1900
 from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_string
 
 CONFIGURATION = "MigrationConfiguration"
@@ -31,12 +32,30 @@ def ledger_slices(source_table: str, start: datetime, end: datetime) -> str:
     )
 
 
-def ledger_windows(source_table: str, destination_table: str, since: datetime) -> str:
-    """The confirmed windows of a table that end after an instant: `WindowStart`, `WindowEnd`."""
+def present() -> str:
+    """The present by ADX's clock: `Now`."""
+    return "print Now = now()"
+
+
+def ledger_windows(source_table: str, destination_table: str, since: datetime, watermark: str) -> str:
+    """The confirmed windows of a table that end after an instant: `WindowStart`, `WindowEnd`.
+
+    Where somebody set the watermark back, windows that were recorded before then no longer count: a configuration row
+    with a watermark after the one in force is older than the row that set it back.
+
+    Args:
+        source_table: the Defender table.
+        destination_table: where its rows go.
+        since: the instant.
+        watermark: the one in force, with seven digits.
+    """
     return (
-        f"{LEDGER_VIEW}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Window' and State == 'Confirmed'"
-        f" and DestinationTable == {kql_string(destination_table)} and WindowEnd > {kql_datetime(since)}"
-        "\n| distinct WindowStart, WindowEnd"
+        f"let SetBack = toscalar({CONFIGURATION}\n| where SourceTable == {kql_string(source_table)}"
+        f" and LastRefreshedTime > {literal(watermark, 'datetime')}\n| summarize max(ingestion_time()));\n"
+        f"{LEDGER_VIEW}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Window'"
+        f" and State == 'Confirmed' and DestinationTable == {kql_string(destination_table)}"
+        f" and WindowEnd > {kql_datetime(since)}"
+        "\n| where isnull(SetBack) or RecordedAt > SetBack\n| distinct WindowStart, WindowEnd"
     )
 
 
@@ -58,17 +77,22 @@ def ledger_summary() -> str:
     return (
         f"{LEDGER_VIEW}\n| extend From = iff(Kind == 'Window', WindowStart, datetime(null)),"
         " To = iff(Kind == 'Window', WindowEnd, datetime(null))"
-        "\n| summarize OpenSlices = countif(Kind == 'Slice' and State in ('Planned', 'Queued')), CoveredFrom = min(From),"
-        " CoveredTo = max(To) by SourceTable"
+        "\n| summarize OpenSlices = countif(Kind == 'Slice' and State in ('Planned', 'Queued')),"
+        " CoveredFrom = min(From), CoveredTo = max(To) by SourceTable"
     )
 
 
-def advance_watermark(source_table: str, watermark: str, *, columns: Columns, view_columns: Collection[str]) -> str:
+def advance_watermark(
+    source_table: str, watermark: str, *, seen: datetime, columns: Columns, view_columns: Collection[str]
+) -> str:
     """A command that appends a configuration row with a later watermark, all else copied from the newest row.
+
+    It does nothing when the newest row has that watermark already, or one that was set back after it was read.
 
     Args:
         source_table: whose row.
         watermark: the new value, a UTC instant with seven digits.
+        seen: the watermark that the new one follows from.
         columns: the columns of `MigrationConfiguration` in its order.
         view_columns: what the view has of them: one of the older script lacks `LastRefreshedTimeInString`.
     """
@@ -84,7 +108,9 @@ def advance_watermark(source_table: str, watermark: str, *, columns: Columns, vi
             projected.append(kql_name(name))
         else:
             projected.append(f"{kql_name(name)} = {literal(None, kind)}")
+    stored = f"coalesce(LastRefreshedTime, {kql_datetime(EPOCH_1900)})"
     return (
         f".append {CONFIGURATION} <|\n{CONFIGURATION_VIEW}\n| where SourceTable == {kql_string(source_table)}"
-        f" and LastRefreshedTime < {literal(watermark, 'datetime')}\n| project {', '.join(projected)}"
+        f"\n| where {stored} >= {kql_datetime(seen)} and {stored} < {literal(watermark, 'datetime')}"
+        f"\n| project {', '.join(projected)}"
     )

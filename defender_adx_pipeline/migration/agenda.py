@@ -3,7 +3,7 @@
 Here: what schedule, sensor and `status` need to know before any table is read. Not here: reading one (`attempt`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from defender_adx_pipeline.catalogue import Catalogue, UnknownTableError
 from defender_adx_pipeline.migration import watermark
 from defender_adx_pipeline.migration.configuration import (
     TableConfiguration,
+    check_own_destination,
     check_watermark_column,
     configuration_from_row,
 )
@@ -37,9 +38,10 @@ def read_agenda(state: StateStore, catalogue: Catalogue) -> Agenda:
     """The configuration as it is now; one bad row does not hide the others."""
     tables: list[TableConfiguration] = []
     problems: dict[str, str] = {}
-    for row in state.configuration_rows():
+    rows = state.configuration_rows()
+    for row in rows:
         try:
-            item = _event_table(row, catalogue)
+            item = _event_table(row, rows, catalogue)
         except (ConfigurationError, UnknownTableError) as error:
             problems[str(row.get("SourceTable"))] = str(error)
             continue
@@ -51,16 +53,16 @@ def read_agenda(state: StateStore, catalogue: Catalogue) -> Agenda:
 def due_since(state: StateStore, item: TableConfiguration, *, now: datetime, overlap: timedelta) -> datetime:
     """From when on a tick of a table reads; not before what Defender keeps."""
     earliest = readable_since(now)
-    coverage = state.coverage(item.table.name, item.destination_table, earliest)
-    complete = watermark.complete_until(item, coverage, now=now)
-    if complete is None or (item.load_type == "Full" and not coverage):
-        return earliest
-    return max(complete - overlap, earliest)
+    complete = watermark.complete_until(item, state.coverage(item, earliest), now=now)
+    return earliest if complete is None else max(complete - overlap, earliest)
 
 
-def _event_table(row: Mapping[str, Any], catalogue: Catalogue) -> TableConfiguration | None:
+def _event_table(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], catalogue: Catalogue
+) -> TableConfiguration | None:
     item = configuration_from_row(row, catalogue)
     if item.table.kind != "event":
         return None
     check_watermark_column(row, item.table)
+    check_own_destination(row, rows, catalogue)
     return item

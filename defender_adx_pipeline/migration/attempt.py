@@ -7,8 +7,8 @@ exactly one audit row, also when it fails. Not here: the steps themselves (`plan
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.client import AdxClient
@@ -121,8 +121,9 @@ class Migration:
         return None
 
     def _extraction(self, asked: Asked, configuration: TableConfiguration, tally: Tally) -> Extraction:
-        window, lost = self._window(configuration, asked.window)
-        tally.window, tally.watermark = window, configuration.watermark
+        tally.watermark = configuration.watermark
+        window, lost = self._window(configuration, asked.window, tally)
+        tally.window = window
         plan = self._planner.plan(configuration, window, asked.run)
         self._count_in(tally, plan.counts)
         return Extraction(plan, self._hunting, tally, lost)
@@ -141,17 +142,23 @@ class Migration:
         self._audit(plan.table, "Success", "; ".join(tally.notes), tally)
         return tally
 
-    def _window(self, configuration: TableConfiguration, asked: Window | None) -> tuple[Window, str]:
-        now, options = self._clock(), self._options
+    def _now(self) -> datetime:
+        """The present, never later than ADX's: a clock ahead would complete windows whose rows are still to come."""
+        return min(self._clock(), self.state.present())
+
+    def _window(self, configuration: TableConfiguration, asked: Window | None, tally: Tally) -> tuple[Window, str]:
+        """The window to take, and what can no longer be had before it."""
+        now, options = self._now(), self._options
         table = configuration.table.name
         since = min(readable_since(now), max(configuration.watermark_instant, now - timedelta(days=365)))
-        coverage = self.state.coverage(table, configuration.destination_table, since)
+        coverage = self.state.coverage(configuration, since)
         if asked is None:
             covered = watermark.complete_until(configuration, coverage, now=now)
-            if configuration.load_type == "Full" and not coverage:
-                covered = None
             asked = tick_window(covered=covered, now=now, settle=options.settle, overlap=options.overlap, table=table)
-        window = readable(asked, now=now, settle=options.settle, table=table).window
+        window = readable(asked, now=now, settle=options.settle, table=table)
+        if window.start > asked.start:
+            before = Window(asked.start, window.start)
+            tally.notes.append(f"{before} is no longer kept by Defender, or only for minutes, and was not compared")
         lost = watermark.lost_window(configuration, coverage, now=now)
         reaches_edge = window.start <= readable_since(now)
         return window, _lost(table, lost) if lost is not None and reaches_edge else ""
@@ -159,6 +166,7 @@ class Migration:
     def _load_until_equal(self, extraction: Extraction, tell: ProgressCallback) -> Counts:
         plan, tally = extraction.plan, extraction.tally
         for _ in range(self._options.rounds):
+            tally.loaded_rows += sum(item.received_rows or item.expected_rows for item in plan.landed)
             dead_letters = self._driver.drive(extraction, tell)
             counts = self._count_again(plan)
             self._count_in(tally, counts)
@@ -196,7 +204,7 @@ class Migration:
 
     def _complete(self, plan: Plan, counts: Counts, tally: Tally) -> None:
         """Record that the window is complete, and move the watermark over what is complete without a hole."""
-        configuration, now = plan.configuration, self._clock()
+        configuration, now = plan.configuration, self._now()
         row = window_row(
             plan.run,
             source_table=plan.table,
@@ -210,8 +218,7 @@ class Migration:
         self.state.append_ledger([row])
         earliest = readable_since(now)
         since = max(configuration.watermark_instant, earliest) if configuration.loaded_before else earliest
-        coverage = self.state.coverage(plan.table, configuration.destination_table, earliest)
-        until = watermark.complete_until(configuration, coverage, now=now)
+        until = watermark.complete_until(configuration, self.state.coverage(configuration, earliest), now=now)
         if until is None:
             tally.notes.append(
                 f"the watermark stays at {configuration.watermark}: the time from {earliest.isoformat()} up to this"
@@ -223,7 +230,7 @@ class Migration:
         )
         moved = watermark.advanced(configuration, latest)
         if moved is not None:
-            self.state.advance_watermark(plan.table, moved)
+            self.state.advance_watermark(configuration, moved)
             tally.watermark = moved
 
     def _latest_time(self, configuration: TableConfiguration, window: Window) -> str | None:
@@ -235,7 +242,9 @@ class Migration:
 
     def _object(self, plan: Plan, counts: Counts, lost: str) -> None:
         """Raise what is wrong although nothing that can be had is missing."""
-        surplus = counts.surplus
+        # Rows at the edge of what Defender keeps may have fallen out of it between their load and the last count.
+        edge = readable_since(self._clock())
+        surplus = [item for item in counts.surplus if item.window.start >= edge]
         if surplus:
             shown = "; ".join(f"{b.window}: {b.source_rows} and {b.destination_rows}" for b in surplus[:5])
             raise SurplusError(
@@ -264,7 +273,12 @@ class Migration:
 
     def _audit(self, source_table: str, status: AuditStatus, reason: str, tally: Tally) -> None:
         row = AuditRow(source_table, self._clock(), status, reason, tally.loaded_rows)
-        self.state.append_audit(row)
+        try:
+            self.state.append_audit(row)
+        except AdxError as error:
+            why = f"{reason}; the audit row could not be written: {error}".removeprefix("; ")
+            self._observe(replace(row, status="Failed", failure_reason=why), tally)
+            raise
         self._observe(row, tally)
 
     def _add_usage(self, tally: Tally, started: float, before: CallUsage) -> None:

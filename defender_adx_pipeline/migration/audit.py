@@ -34,9 +34,14 @@ class AuditRow:
             "TableName": self.table_name,
             "Timestamp": to_text(self.timestamp),
             "Status": self.status,
-            "FailureReason": self.failure_reason[:_REASON_LIMIT],
+            "FailureReason": _writable(self.failure_reason[:_REASON_LIMIT]),
             "RecordCount": self.record_count,
         }
+
+
+def _writable(text: str) -> str:
+    """The text without lone surrogates, which UTF-8 cannot carry: a message may have been cut inside a pair."""
+    return text.encode(errors="replace").decode()
 
 
 @dataclass(slots=True)
@@ -48,7 +53,7 @@ class Tally:
     received_rows: int = 0
     """Rows that were read from Defender for loading."""
     loaded_rows: int = 0
-    """Rows of slices that were confirmed in this attempt."""
+    """Rows of slices that this attempt saw confirmed, those that an earlier one had queued among them."""
     queryable_rows: int = 0
     """Rows of the window in ADX, as last counted."""
     bytes: int = 0

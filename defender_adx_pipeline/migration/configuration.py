@@ -4,7 +4,7 @@ Here: the value of one row and its validation against the catalogue. Not here: r
 what the watermark may become (`watermark`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -84,6 +84,23 @@ def check_watermark_column(row: Mapping[str, Any], table: DefenderTable) -> None
         f" {table.time_column!r} by which this table is read. Nothing was read. Append a row with"
         f" {table.time_column!r}, or describe the table in DEFENDER_TABLES_FILE with {column!r} as its time_column."
     )
+
+
+def check_own_destination(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], catalogue: Catalogue) -> None:
+    """Check that no other table has its rows in this row's DestinationTable, where counts could not tell them apart.
+
+    Raises:
+        ConfigurationError: another row has the same DestinationTable, be it active or not.
+    """
+    source, destination = row.get("SourceTable"), row.get("DestinationTable")
+    names = (other.get("SourceTable") for other in rows if other.get("DestinationTable") == destination)
+    others = sorted(str(name) for name in names if name != source and name in catalogue)
+    if others:
+        raise ConfigurationError(
+            f"MigrationConfiguration, SourceTable {source}: {', '.join(others)} has the same DestinationTable,"
+            f" {destination!r}. Rows of one would be taken for those of the other when they are counted. Nothing was"
+            " read. Append a row that gives each table a destination of its own."
+        )
 
 
 def _watermark(row: Mapping[str, Any], source: str) -> str:

@@ -3,7 +3,7 @@
 Not here: the queries that count (`defender.hunting`, `adx.kql`) and the slices that follow from it (`planning`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -56,12 +56,3 @@ def compare(
     if strangers:
         raise ValueError(f"counts outside {window}: {', '.join(sorted(map(str, strangers)))}")
     return tuple(bins)
-
-
-def total(bins: Iterable[BinCount]) -> tuple[int, int]:
-    """Rows of all bins: in Defender, in ADX."""
-    source = destination = 0
-    for item in bins:
-        source += item.source_rows
-        destination += item.destination_rows
-    return source, destination

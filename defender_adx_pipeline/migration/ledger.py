@@ -8,13 +8,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from defender_adx_pipeline.instants import parse_instant, to_text
 from defender_adx_pipeline.migration.slices import Slice, SliceState
 from defender_adx_pipeline.migration.windows import Window
-
-LedgerKind = Literal["Slice", "Window"]
 
 _WINDOWS = uuid.UUID("b3f7f1d6-a115-4f0c-9c3e-6a574a0e9c55")
 

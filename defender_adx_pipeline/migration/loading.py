@@ -16,7 +16,7 @@ import orjson
 from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.blobs import Blob, BlobBuilder
 from defender_adx_pipeline.adx.client import AdxClient
-from defender_adx_pipeline.adx.errors import RecordTooLargeError
+from defender_adx_pipeline.adx.errors import AdxError, RecordTooLargeError
 from defender_adx_pipeline.adx.ingestion import QueuedBlob, SliceLoader
 from defender_adx_pipeline.defender.wire import encode_record
 from defender_adx_pipeline.migration.audit import Tally
@@ -102,8 +102,11 @@ class SliceDriver:
         round_ = _Round(plan)
         try:
             self._read_and_queue(extraction, round_, tell)
-        except BaseException:
-            self._settle(round_, tally, tell, min(_AFTER_FAILURE, self._confirm_timeout))
+        except BaseException as error:
+            try:
+                self._settle(round_, tally, tell, min(_AFTER_FAILURE, self._confirm_timeout))
+            except AdxError as second:
+                error.add_note(f"What became of the slices queued before could not be found out either: {second}")
             raise
         pending = self._settle(round_, tally, tell, self._confirm_timeout)
         if pending:
@@ -119,7 +122,8 @@ class SliceDriver:
                 tally.slices += 1
                 tally.slices_resumed += item.slice_id in plan.resumed
                 if blob is None:
-                    round_.empty.append(replace(item, received_rows=0, bytes=0))
+                    if plan.expects_nothing(item):
+                        round_.empty.append(replace(item, received_rows=0, bytes=0))
                     continue
                 tell(Progress(plan.table, "read", blob.rows))
                 tally.received_rows += blob.rows

@@ -1,6 +1,6 @@
 """What an attempt is going to do, as a value: the window, the counts on both sides, and the slices.
 
-Not here: making it (`engine`) and doing it (`loading`).
+Not here: making it (`planner`) and doing it (`loading`).
 """
 
 from collections import Counter
@@ -70,6 +70,16 @@ class Plan:
     with_present_rows: frozenset[str] = frozenset()
     """Ids of slices in whose window ADX already has rows: those are subtracted by identity."""
     dynamic_columns: tuple[str, ...] = field(default=())
+
+    def expects_nothing(self, item: Slice) -> bool:
+        """Whether nothing being left to load in a slice agrees with the counts: ADX has rows of it, or nobody has.
+
+        An answer without rows where Defender counted some is no ground to close a slice: a blob of it that an earlier
+        attempt queued may still land, beside those of another slice over the same rows.
+        """
+        if item.slice_id in self.with_present_rows:
+            return True
+        return not any(part.source_rows for part in self.counts.bins if part.window.overlaps(item.window))
 
     @property
     def table(self) -> str:

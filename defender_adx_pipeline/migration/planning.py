@@ -1,6 +1,6 @@
 """From counts to slices: which parts of a window are loaded, packed so that each slice fits into one answer.
 
-Pure functions. Not here: counting (`engine`), reading (`reading`).
+Pure functions. Not here: counting (`planner`), reading (`reading`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -113,7 +113,7 @@ def make_slices(
     """One slice for each group of bins.
 
     Args:
-        groups: as `pack` gives them.
+        groups: as `choose` gives them.
         source_table: the Defender table.
         destination_table: the table in ADX.
         confirmed: ids that the ledger already has as confirmed.

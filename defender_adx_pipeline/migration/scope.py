@@ -3,7 +3,6 @@
 Pure functions of times. Not here: what is in the window (`planning`).
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from defender_adx_pipeline.migration.errors import WindowNotReadableError
@@ -16,25 +15,12 @@ EDGE = timedelta(minutes=15)
 """Rows this close to falling out of Defender are left alone: they could vanish between a count and its read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The window that a run can really take of the one it was asked for."""
-
-    window: Window
-    asked: Window
-
-    @property
-    def clipped_start(self) -> bool:
-        """Whether the beginning of the asked window is no longer kept by Defender."""
-        return self.window.start > self.asked.start
-
-
 def readable_since(now: datetime) -> datetime:
     """The earliest instant that can be read reliably."""
     return now - KEPT + EDGE
 
 
-def readable(asked: Window, *, now: datetime, settle: timedelta, table: str) -> Scope:
+def readable(asked: Window, *, now: datetime, settle: timedelta, table: str) -> Window:
     """The part of a window that Defender still has and that has settled.
 
     Raises:
@@ -53,7 +39,7 @@ def readable(asked: Window, *, now: datetime, settle: timedelta, table: str) -> 
             " of them have not arrived yet. If the window lies in the past, this machine's clock is behind. Run again"
             f" after {(asked.start + settle).isoformat()}."
         )
-    return Scope(Window(max(asked.start, earliest), min(asked.end, latest)), asked)
+    return Window(max(asked.start, earliest), min(asked.end, latest))
 
 
 def tick_window(

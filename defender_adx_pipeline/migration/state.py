@@ -4,9 +4,10 @@ Here: the only place where the engine talks to those tables. Not here: what the 
 `audit`, `watermark`) and the text of the statements (`adx.kql`).
 
 Rows are written by column name: a `MigrationConfiguration` that the older script made has its columns in another order.
-Each write is one `.append`, so each is either there as a whole or not at all.
+Each write is one `.append`, there as a whole or not at all; only one above Kusto's statement size is several.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,10 +16,11 @@ from defender_adx_pipeline.adx import kql, state_kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.state_kql import AUDIT, CONFIGURATION, CONFIGURATION_VIEW, DEAD_LETTERS, LEDGER
 from defender_adx_pipeline.catalogue import Catalogue
-from defender_adx_pipeline.instants import sort_key, to_text
+from defender_adx_pipeline.instants import parse_instant, sort_key, to_text
 from defender_adx_pipeline.migration.audit import AuditRow
 from defender_adx_pipeline.migration.configuration import (
     TableConfiguration,
+    check_own_destination,
     check_watermark_column,
     configuration_from_row,
 )
@@ -48,7 +50,8 @@ class StateStore:
             UnknownTableError: the catalogue does not know the table.
         """
         table = self._catalogue[source_table]
-        rows = [row for row in self.configuration_rows() if row.get("SourceTable") == table.name]
+        every = self.configuration_rows()
+        rows = [row for row in every if row.get("SourceTable") == table.name]
         if not rows:
             raise ConfigurationError(
                 f"{CONFIGURATION_VIEW} has no row for {table.name}. Nothing was read. Run `defender-adx bootstrap`,"
@@ -56,15 +59,22 @@ class StateStore:
                 " script leaves out inactive tables: there, set IsActive.)"
             )
         check_watermark_column(rows[0], table)
+        check_own_destination(rows[0], every, self._catalogue)
         return configuration_from_row(rows[0], self._catalogue)
 
     def ledger_slices(self, source_table: str, window: Window) -> list[dict[str, Any]]:
         """The latest row of every slice that overlaps the window."""
         return self._adx.query(state_kql.ledger_slices(source_table, window.start, window.end))
 
-    def coverage(self, source_table: str, destination_table: str, since: datetime) -> tuple[Window, ...]:
-        """The confirmed windows that end after `since`."""
-        rows = self._adx.query(state_kql.ledger_windows(source_table, destination_table, since))
+    def present(self) -> datetime:
+        """The present by ADX's clock."""
+        (row,) = self._adx.query(state_kql.present())
+        return parse_instant(row["Now"])
+
+    def coverage(self, item: TableConfiguration, since: datetime) -> tuple[Window, ...]:
+        """The confirmed windows of a table that end after `since`."""
+        query = state_kql.ledger_windows(item.table.name, item.destination_table, since, item.watermark)
+        rows = self._adx.query(query)
         return tuple(window_of_row(row) for row in rows)
 
     def bytes_per_row(self, source_table: str) -> float | None:
@@ -78,8 +88,8 @@ class StateStore:
         self._append(LEDGER, rows)
 
     def append_audit(self, row: AuditRow) -> None:
-        """Record one attempt."""
-        self._append(AUDIT, [row.columns()])
+        """Record one attempt, once, also when a reply gets lost."""
+        self._append(AUDIT, [row.columns()], once=uuid.uuid4().hex)
 
     def append_dead_letters(self, dead_letters: Sequence[DeadLetter], *, now: datetime) -> None:
         """Record the records that ADX cannot hold, by their identity."""
@@ -97,23 +107,32 @@ class StateStore:
                 }
                 for letter in dead_letters
             ],
+            once=uuid.uuid4().hex,
         )
 
-    def advance_watermark(self, source_table: str, watermark: str) -> None:
+    def advance_watermark(self, item: TableConfiguration, watermark: str) -> None:
         """Append a configuration row with a later watermark, everything else as the newest row has it.
 
         The row is copied inside ADX at the moment of writing, so a change that somebody makes meanwhile (IsActive, say)
-        is kept; and it is written only if the stored watermark is earlier.
+        is kept; and it is written only if the stored watermark is earlier, and has not been set back since `item` was
+        read.
         """
         columns = self._columns_of(CONFIGURATION)
         view = {name for name, _ in self._columns_of(CONFIGURATION_VIEW)}
         self._adx.command(
-            state_kql.advance_watermark(source_table, sort_key(watermark), columns=columns, view_columns=view),
+            state_kql.advance_watermark(
+                item.table.name,
+                sort_key(watermark),
+                seen=item.watermark_instant,
+                columns=columns,
+                view_columns=view,
+            ),
             idempotent=True,
         )
 
-    def _append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        for statement in kql.append_rows(table, self._columns_of(table), rows):
+    def _append(self, table: str, rows: Sequence[Mapping[str, Any]], *, once: str | None = None) -> None:
+        """Append rows; without `once`, a reply that gets lost may double them, which the ledger's view undoes."""
+        for statement in kql.append_rows(table, self._columns_of(table), rows, once=once):
             self._adx.command(statement, idempotent=True)
 
     def _columns_of(self, table: str) -> tuple[tuple[str, str], ...]:

@@ -17,10 +17,11 @@ def complete_until(configuration: TableConfiguration, coverage: Iterable[Window]
 
     Returns:
         The end of the confirmed windows that join the starting point without a hole; the watermark itself when no
-        confirmed window joins it; None when nothing was ever loaded and the windows do not reach back far enough.
+        confirmed window joins it; None when nothing was ever loaded, or the table asks for a first full load, and the
+        windows do not reach back far enough.
     """
     earliest = readable_since(now)
-    if configuration.loaded_before:
+    if configuration.loaded_before and configuration.load_type != "Full":
         # Coverage before the watermark was true when the watermark was written, or by the word of the older script.
         since = max(configuration.watermark_instant, earliest)
         return max(covered_until(coverage, since) or since, configuration.watermark_instant)

@@ -46,11 +46,6 @@ class Window:
         """Whether the two share an instant."""
         return self.start < other.end and other.start < self.end
 
-    def intersection(self, other: "Window") -> "Window | None":
-        """What both cover, or None."""
-        start, end = max(self.start, other.start), min(self.end, other.end)
-        return Window(start, end) if start < end else None
-
     def halves(self) -> "tuple[Window, Window] | None":
         """Two adjacent windows of about half the length, or None for a single microsecond."""
         if self.length <= MICROSECOND:
