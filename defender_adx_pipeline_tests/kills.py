@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,68 +36,15 @@ from defender_adx_pipeline.local.tenant import LocalTenant
 from defender_adx_pipeline.migration.connections import Database, open_database
 from defender_adx_pipeline.migration.scope import readable_since
 from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline_tests.kill_points import BY_NAME, IN_FLIGHT, MOMENTS, POSITIONS, Point, draw
 
 TABLES = ("DeviceLogonEvents", "DeviceInfo", "EmailEvents")
 SLICE_ROWS = 100
 """So few that the tables need dozens of slices."""
 
-IN_FLIGHT = 0.5
-"""Seconds by which the tenant is late with a request whose sender is killed meanwhile."""
-
 RUN_SECONDS = 240.0
 MIDDLE_SHARE = 0.75
 """Of the kills, those that have to hit a run that is not over; else the points prove little."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A kind of request to the tenant."""
-
-    name: str
-    service: str
-    match: str = ""
-    method: str = ""
-
-    def is_of(self, request: Any) -> bool:
-        """Whether a logged request is of this kind."""
-        text = request.statement or request.path
-        return request.service == self.service and self.match in text and self.method in ("", request.method)
-
-
-MOMENTS = (
-    Moment("count in Defender", "hunting", "summarize Rows"),
-    Moment("hunting query over a window", "hunting", "where Timestamp >="),
-    Moment("plan, queue and confirm in the ledger", "engine", f".append ['{LEDGER}']"),
-    Moment("upload", "storage", method="PUT"),
-    Moment("queue message", "storage", method="POST"),
-    Moment("look for tags", "engine", "where Tags has_any"),
-    Moment("count in ADX", "engine", "ingestion_time()"),
-    Moment("watermark", "engine", f".append {CONFIGURATION}"),
-    Moment("audit", "engine", f".append ['{AUDIT}']"),
-)
-POSITIONS = {"before": "hang", "during": "delay", "after": "lost_reply"}
-"""Where in a request the kill comes, and the fault by which the tenant holds the request there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Where a run is killed."""
-
-    moment: Moment | None
-    """None: after a time."""
-    number: int = 1
-    """Of the request among those of its kind."""
-    position: str = "before"
-    seconds: float = 0.0
-    """Without a moment: from the run's first request on."""
-    whole_group: bool = True
-    """Else the run's own process alone: its steps have to notice."""
-    batching_delay: float = 0.2
-    """Seconds until a queued blob is loaded: with many, blobs of the killed run land during the next one."""
-
-    def __str__(self) -> str:
-        what = f"{self.position} {self.moment.name} {self.number}" if self.moment else f"after {self.seconds:.1f} s"
-        return f"{what}, {'group' if self.whole_group else 'parent'}, loaded {self.batching_delay:g} s later"
 
 
 @dataclass(slots=True)
@@ -178,6 +125,8 @@ class Kills:
         outcome, wrong = self.outcome, self.outcome.unexplained
         outcome.cases += 1
         self._empty(database, batching_delay=point.batching_delay)
+        if point.held:
+            self.tenant.worker.stop()
         killed = self._start_and_kill(point)
         audits = self._audits(database)
         middle = killed and any(len(audits[table]) < 1 for table in self.tables)
@@ -185,7 +134,7 @@ class Kills:
         hole = self._rows_before_watermarks(database)
         outcome.watermark_past_hole += hole
         there = sum(self.tenant.adx.row_count(f"{table}Raw") for table in self.tables)
-        self._finish(f"{point}: the second run", point.batching_delay)
+        self._finish(f"{point}: the second run", point.batching_delay, held=point.held)
         missing, duplicates = self._compare(database, f"{point}: the second run")
         before = self._watermarks(database)
         self._finish(f"{point}: the third run", point.batching_delay)
@@ -230,6 +179,9 @@ class Kills:
             time.sleep(2 * IN_FLIGHT)  # the request that the tenant still works on is part of what the kill leaves
         return alive
 
+    def _has_queued(self, mark: int) -> bool:
+        return any(map(BY_NAME["queue message"].is_of, self.tenant.log.entries(since=mark)))
+
     def _is_reached(self, point: Point, mark: int) -> bool:
         if point.moment is None:
             return bool(self.tenant.log.entries(since=mark))
@@ -247,9 +199,13 @@ class Kills:
         if not wait_until(lambda: not any(map(is_running, family)), 10.0):
             self.outcome.blame(f"{point}: processes of the run outlive it")
 
-    def _finish(self, what: str, batching_delay: float) -> None:
-        """Let a run go to its end, and its blobs, too."""
+    def _finish(self, what: str, batching_delay: float, *, held: bool = False) -> None:
+        """Let a run go to its end, and its blobs, too; with `held`, the worker starts when the run has queued one."""
+        mark = self.tenant.log.last_number()
         with self._process() as run:
+            if held:
+                wait_until(lambda: run.poll() is not None or self._has_queued(mark), RUN_SECONDS)
+                self.tenant.worker.start()
             if not wait_until(lambda: run.poll() is not None, RUN_SECONDS + 10 * batching_delay):
                 self.outcome.blame(f"{what} hangs")
             elif run.returncode != 0:
@@ -323,26 +279,6 @@ class Kills:
         left = database.adx.query(f"{LEDGER_VIEW} | where Kind == 'Slice' and State in ('Planned', 'Queued')")
         if left:
             self.outcome.blame(f"{what}: {len(left)} slices stay open in the ledger")
-
-
-def draw(dice: random.Random, requests: Mapping[str, int], seconds: float, count: int) -> list[Point]:
-    """Points in the life of a run: every kind of moment in turn, then after a time, and again."""
-    kinds: list[Moment | None] = [moment for moment in MOMENTS if requests[moment.name]]
-    kinds.append(None)
-    points = []
-    for index in range(count):
-        moment = kinds[index % len(kinds)]
-        point = Point(
-            moment,
-            position=dice.choice(list(POSITIONS)),
-            seconds=dice.uniform(0.0, 0.9 * seconds),
-            whole_group=dice.random() < 0.7,
-            batching_delay=dice.choice([0.05, 0.2, 0.2, 1.0, 6.0]),
-        )
-        if moment is not None:
-            point = replace(point, number=dice.randint(1, requests[moment.name]))
-        points.append(point)
-    return points
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -8,20 +8,11 @@ import pytest
 
 from defender_adx_pipeline.migration.connections import Database, open_database
 from defender_adx_pipeline_tests.conftest import OpenTenant
-from defender_adx_pipeline_tests.kills import (
-    MOMENTS,
-    TABLES,
-    Kills,
-    Point,
-    dagster_run,
-    draw,
-    plain_sync,
-    settings_in_environment,
-)
+from defender_adx_pipeline_tests.kill_points import BY_NAME, MOMENTS, Point, draw
+from defender_adx_pipeline_tests.kills import TABLES, Kills, dagster_run, plain_sync, settings_in_environment
 
 TABLE = "DeviceInfo"
 SEED = 11
-BY_NAME = {moment.name: moment for moment in MOMENTS}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +40,7 @@ NOTHING_WRONG = {"missing": 0, "duplicates": 0, "watermark_past_hole": 0}
 @pytest.mark.parametrize(
     "point",
     [
-        Point(BY_NAME["queue message"], 4, "after", batching_delay=1.0),
+        Point(BY_NAME["queue message"], 4, "after", batching_delay=0.05, held=True),
         Point(BY_NAME["watermark"], 1, "before", batching_delay=0.05),
     ],
     ids=str,
