@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.instants import parse_instant, sort_key
 from defender_adx_pipeline.quoting import kql_bool, kql_datetime, kql_long, kql_name, kql_string, kql_timespan
 
@@ -34,7 +35,7 @@ SLICE_ID = re.compile(r"[0-9a-f]{32}")
 _TAG = re.compile(r"\bingest-by:([0-9a-f]{32})\b")
 
 
-class RowError(ValueError):
+class RowError(AdxError, ValueError):
     """A row that does not fit the table it is meant for; nothing was sent."""
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ParamSpec
 
 import orjson
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from defender_adx_pipeline.adx.errors import AdxError
@@ -58,10 +59,10 @@ def _readable_errors(command: Callable[_P, int]) -> Callable[_P, None]:
         try:
             code = command(*args, **kwargs)
         except _WRONG as error:
-            console(stderr=True).print(f"[red]error[/red]: {error}", highlight=False)
+            console(stderr=True).print(f"[red]error[/red]: {escape(str(error))}", highlight=False)
             code = 2
         except _FAILURES as error:
-            console(stderr=True).print(f"[red]failed[/red]: {error}", highlight=False)
+            console(stderr=True).print(f"[red]failed[/red]: {escape(str(error))}", highlight=False)
             code = 1
         raise typer.Exit(code)
 

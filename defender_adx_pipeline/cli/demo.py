@@ -117,7 +117,7 @@ def _run_dagster(window: Window, home: Path, out: Console) -> Mapping[str, Mappi
                     attempts[line["TableName"]] = line
                     bars.advance(line["TableName"], int(line["RecordCount"]), str(line["Status"]))
                 case "failure":
-                    bars.failed(f"{line['step']}: {line['error'].strip().splitlines()[0]}")
+                    bars.failed(f"{line['step']}: {(line['error'].strip() or 'no message').splitlines()[0]}")
     return attempts
 
 

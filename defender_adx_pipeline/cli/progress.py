@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 
@@ -56,4 +57,4 @@ class Bars:
 
     def failed(self, message: str) -> None:
         """A step failed."""
-        self._progress.console.print(f"[red]failed[/red] {message}", highlight=False)
+        self._progress.console.print(f"[red]failed[/red] {escape(message)}", highlight=False)

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from defender_adx_pipeline.adx import state_kql
@@ -77,7 +78,7 @@ def print_status(states: list[TableState], console: Console) -> None:
             str(state.open_slices),
             f"[{colour}]{state.audit_status or 'never'}[/{colour}]",
             "" if state.audit_rows is None else str(state.audit_rows),
-            state.reason,
+            escape(state.reason),
         )
     console.print(table)
 

@@ -11,6 +11,7 @@ from defender_adx_pipeline.defs.frames import FrameType, read_frame
 from defender_adx_pipeline.defs.partitions import window_of
 from defender_adx_pipeline.defs.reporting import numbers, observation, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource
+from defender_adx_pipeline.instants import parse_instant
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.loading import Progress
@@ -85,5 +86,7 @@ class AdxIOManager(dg.ConfigurableIOManager):
             }
         )
         for key in keys:
-            rows = dg.MetadataValue.int(tally.rows_by_day.get(key, 0))
-            context.step_context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=key)
+            # A tick may begin in the middle of a day, and has then not counted the day's rows before that.
+            if tally.window is not None and tally.window.start <= parse_instant(f"{key}T00:00:00Z"):
+                rows = dg.MetadataValue.int(tally.rows_by_day.get(key, 0))
+                context.step_context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=key)

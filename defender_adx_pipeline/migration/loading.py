@@ -11,9 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-import orjson
-
-from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.blobs import Blob, BlobBuilder
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import AdxError, RecordTooLargeError
@@ -25,6 +22,7 @@ from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.identity import RecordKeys, missing_records
 from defender_adx_pipeline.migration.ledger import slice_row
 from defender_adx_pipeline.migration.plan import Plan
+from defender_adx_pipeline.migration.readback import records_of_part
 from defender_adx_pipeline.migration.slices import DeadLetter, Slice
 from defender_adx_pipeline.migration.state import StateStore
 
@@ -154,10 +152,7 @@ class SliceDriver:
     def _without_present(self, records: Iterable[dict[str, Any]], item: Slice, plan: Plan) -> Sequence[dict[str, Any]]:
         """The records that ADX does not have in the slice's window."""
         table = plan.configuration.table
-        query = kql.records_in_window(
-            item.destination_table, table.time_column or "", item.window.start, item.window.end
-        )
-        present = (orjson.loads(row["Record"]) for row in self._adx.stream(query))
+        present = records_of_part(self._adx, item.destination_table, table.time_column or "", item.window)
         return missing_records(records, present, RecordKeys(table))
 
     def _queue(self, item: Slice, blob: Blob, round_: _Round, tell: ProgressCallback) -> None:

@@ -28,7 +28,7 @@ def records(adx: AdxClient, table: str, time_column: str, window: Window) -> Ite
         AdxError: ADX could not be asked.
     """
     for part in _parts(adx, table, time_column, window):
-        yield from _read(adx, table, time_column, part)
+        yield from records_of_part(adx, table, time_column, part)
 
 
 def _parts(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[Window]:
@@ -49,17 +49,22 @@ def _parts(adx: AdxClient, table: str, time_column: str, window: Window) -> Iter
         yield Window(start, end)
 
 
-def _read(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[dict[str, Any]]:
+def records_of_part(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[dict[str, Any]]:
+    """Every record of a window that should fit into one answer, in halves where it does not.
+
+    Raises:
+        As `records`.
+    """
     query = kql.records_in_window(table, time_column, window.start, window.end)
     try:
         # Taken whole before any is given on: an answer that turns out partial is read again in halves.
-        rows = [row["Record"] for row in adx.stream(query)]
+        rows = [row["Record"] for row in adx.query(query)]
     except PartialResultError:
         halves = window.halves()
         if halves is None:
             raise
         for half in halves:
-            yield from _read(adx, table, time_column, half)
+            yield from records_of_part(adx, table, time_column, half)
         return
     for text in rows:
         yield orjson.loads(text)

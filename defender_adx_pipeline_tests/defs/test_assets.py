@@ -98,6 +98,17 @@ def test_a_tick_goes_from_the_watermark_and_not_over_the_whole_partition(
     assert world.difference(table) == (0, 0)
 
 
+def test_a_tick_that_begins_within_a_day_tells_no_row_count_of_the_day(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    dagster.materialize(table, day(world, timedelta(0)), tags={SCOPE_TAG: TICK})
+    result = dagster.materialize(table, day(world, timedelta(0)), tags={SCOPE_TAG: TICK})
+    (event,) = result.get_asset_materialization_events()
+    metadata = event.step_materialization_data.materialization.metadata
+    starts_within = str(metadata["window"].value)[1:11] == day(world, timedelta(0))
+    assert ("dagster/partition_row_count" in metadata) != starts_within
+
+
 def test_a_switched_off_table_is_skipped_with_a_message_and_not_materialized(
     world: World, dagster: Dagster, table: str
 ) -> None:

@@ -20,6 +20,7 @@ from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.retrying import RetryPolicy
 from defender_adx_pipeline.instants import to_text, utc_now
+from defender_adx_pipeline.local.source import distinct_columns
 from defender_adx_pipeline.migration.attempt import Asked, AuditCallback, Migration, no_observer
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
 from defender_adx_pipeline.migration.connections import adx_client
@@ -90,7 +91,7 @@ class World:
     def key(self, table: str, number: int, start: datetime) -> dict[str, Any]:
         """Values that make a row of the table unlike every other."""
         values: dict[str, Any] = {}
-        for column in self.catalogue[table].columns:
+        for column in distinct_columns(self.catalogue[table]):
             if column.type == "string":
                 values[column.name] = f'{column.name} {number} "of"\n{start.isoformat()} ü'
             elif column.type == "long":
