@@ -20,6 +20,6 @@ def _built() -> dg.Definitions:
     return dg.Definitions.merge(loaded, dg.Definitions(executor=executor))
 
 
-# Built when the module is imported: the fork server imports it once, and the process of each step is a fork of that with
-# everything in place. Built in each of them it would cost a second per step.
+# Built when the module is imported: the fork server imports it once, and the process of each step is a fork of that
+# with everything in place. Built in each of them it would cost a second per step.
 _built()
