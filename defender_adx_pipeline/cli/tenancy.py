@@ -42,7 +42,7 @@ def dagster_environment(home: Path) -> dict[str, str]:
         shutil.copyfile(_instance_settings(), settings)
     started = home / "first-day"
     if not started.exists():
-        started.write_text((utc_now() - timedelta(days=31)).date().isoformat())
+        started.write_text((utc_now() - timedelta(days=30)).date().isoformat())
     return {"DAGSTER_HOME": str(dagster_home), "DEFENDER_START_DATE": started.read_text().strip()}
 
 

@@ -42,7 +42,7 @@ def column_schema(table: DefenderTable) -> dg.TableSchema:
 
 def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
     """The table at Microsoft, which this pipeline reads and does not make."""
-    notes = [f"Advanced Hunting table **{table.name}** ({table.category})."]
+    notes = [f"Advanced Hunting table {table.name} ({table.category})."]
     if table.preview:
         notes.append("In preview.")
     if table.deprecated:
@@ -72,7 +72,7 @@ def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
         pool=f"adx_{table.raw_table}",
         group_name=table.group,
         description=(
-            f"Records of **{table.name}** as JSON in one dynamic column, every row once. A run compares the partition's"
+            f"Records of {table.name} as JSON in one dynamic column, every row once. A run compares the partition's"
             " counts in Defender and ADX and loads what is missing, so running a partition again is safe."
         ),
         kinds={"azure", "kusto"},
