@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from defender_adx_pipeline.local.tenant import LocalTenant
+
+# How long an example takes is the machine's business; timings are measured in benchmarks/ and asserted nowhere.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 STATEMENTS_VARIABLE = "DEFENDER_ADX_STATEMENTS"
 """Names the file that receives the statements of this run as JSON lines; `tools/kql_check.js` reads it."""

@@ -1,7 +1,6 @@
 """A small bootstrapped tenant, its settings in the environment, and Dagster over it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import dagster as dg
@@ -9,7 +8,7 @@ import pytest
 
 from defender_adx_pipeline.definitions import defs
 from defender_adx_pipeline_tests.conftest import OpenTenant
-from defender_adx_pipeline_tests.migration.world import World, settings_of
+from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -47,19 +46,13 @@ class Dagster:
 
 @pytest.fixture(scope="session")
 def shared_defs_world(open_tenant: OpenTenant) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
-        world = World(tenant, settings_of(tenant, patch), stack)
-        world.bootstrap()
+    with bootstrapped_world(open_tenant) as world:
         yield world
 
 
 @pytest.fixture
 def world(shared_defs_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    for name, value in shared_defs_world.tenant.environment().items():
-        monkeypatch.setenv(name, value)
-    yield shared_defs_world
-    shared_defs_world.tenant.faults.clear()
+    yield from entered(shared_defs_world, monkeypatch)
 
 
 @pytest.fixture(scope="session")

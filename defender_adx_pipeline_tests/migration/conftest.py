@@ -2,27 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from defender_adx_pipeline_tests.conftest import OpenTenant
-from defender_adx_pipeline_tests.migration.world import World, settings_of
+from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
 
 @pytest.fixture(scope="session")
 def shared_world(open_tenant: OpenTenant) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
-        world = World(tenant, settings_of(tenant, patch), stack)
-        world.bootstrap()
+    with bootstrapped_world(open_tenant) as world:
         yield world
 
 
 @pytest.fixture
-def world(shared_world: World) -> Iterator[World]:
-    yield shared_world
-    shared_world.tenant.faults.clear()
+def world(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    yield from entered(shared_world, monkeypatch)
 
 
 @pytest.fixture(scope="session")

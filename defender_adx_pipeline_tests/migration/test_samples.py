@@ -16,7 +16,7 @@ import pytest
 
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.instants import sort_key
-from defender_adx_pipeline_tests.conftest import OpenTenant
+from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
 from defender_adx_pipeline_tests.local.test_samples import UNION
 from defender_adx_pipeline_tests.migration.world import World, settings_of
 
@@ -64,7 +64,9 @@ def same(expected: Any, loaded: Any, kind: str, days: int) -> bool:
     return bool(expected == loaded and type(expected) is type(loaded))
 
 
-def test_every_record_arrives_with_every_value_intact(open_tenant: OpenTenant, sample_file: Path) -> None:
+def test_every_record_arrives_with_every_value_intact(
+    open_tenant: OpenTenant, statements: Statements, sample_file: Path
+) -> None:
     expected = [fields(orjson.loads(line)) for line in sample_file.read_bytes().splitlines() if line.strip()]
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         tenant = stack.enter_context(
@@ -74,6 +76,9 @@ def test_every_record_arrives_with_every_value_intact(open_tenant: OpenTenant, s
         world.bootstrap()
         loaded = []
         for table in TABLES:
+            # Samples bring columns of their own: statements about them are to bind.
+            columns = {column.name: column.type for column in tenant.source.columns(table)}
+            statements.add_table("defender", table, columns)
             world.sync(table)
             loaded += [(table, orjson.loads(row)) for row in world.loaded(table).elements()]
     assert len(loaded) == len(expected)

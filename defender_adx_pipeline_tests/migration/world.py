@@ -4,13 +4,14 @@ Here: what the engine's tests share. Every test takes an event table of its own,
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pytest
 
 from defender_adx_pipeline.adx import state_kql
 from defender_adx_pipeline.adx.client import AdxClient
@@ -32,6 +33,7 @@ from defender_adx_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from defender_adx_pipeline.local.tenant import LocalTenant
+    from defender_adx_pipeline_tests.conftest import OpenTenant
 
 OPTIONS = EngineOptions(confirm_timeout=timedelta(seconds=20), slice_rows=100)
 NO_WAITING = RetryPolicy.scaled(2000.0)
@@ -141,6 +143,25 @@ class World:
 def _counted(rows: Iterable[Mapping[str, Any]]) -> Counter[bytes]:
     present = ({name: value for name, value in row.items() if value is not None} for row in rows)
     return Counter(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) for row in present)
+
+
+@contextmanager
+def bootstrapped_world(open_tenant: "OpenTenant") -> Iterator[World]:
+    """A tenant without rows whose database has all objects. The environment is as before when it is handed out."""
+    with ExitStack() as stack:
+        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
+        with pytest.MonkeyPatch.context() as patch:
+            world = World(tenant, settings_of(tenant, patch), stack)
+            world.bootstrap()
+        yield world
+
+
+def entered(world: World, patch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The world with its settings in the environment; without faults afterwards."""
+    for name, value in world.tenant.environment().items():
+        patch.setenv(name, value)
+    yield world
+    world.tenant.faults.clear()
 
 
 def settings_of(tenant: "LocalTenant", patch: Any) -> Settings:
