@@ -1,9 +1,10 @@
 """The code location: loads `defs/` and sets what holds for all of it. Nothing is defined here."""
 
 from functools import cache
-from pathlib import Path
 
 import dagster as dg
+
+from defender_adx_pipeline.defs import assets, jobs, schedules, sensors
 
 
 @dg.definitions
@@ -14,10 +15,11 @@ def defs() -> dg.Definitions:
 
 @cache
 def _built() -> dg.Definitions:
-    loaded = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    # Module by module: `load_from_defs_folder` needs the project's pyproject.toml, which an installed wheel has not.
+    named = dg.load_definitions_from_modules([jobs, schedules, sensors])
     preload = {"preload_modules": [__name__]}
     executor = dg.multiprocess_executor.configured({"start_method": {"forkserver": preload}})
-    return dg.Definitions.merge(loaded, dg.Definitions(executor=executor))
+    return dg.Definitions.merge(assets.defs(), jobs.defs(), named, dg.Definitions(executor=executor))
 
 
 # Built when the module is imported: the fork server imports it once, and the process of each step is a fork of that

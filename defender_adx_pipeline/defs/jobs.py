@@ -3,7 +3,6 @@
 import dagster as dg
 
 from defender_adx_pipeline.defs.io_manager import AdxIOManager
-from defender_adx_pipeline.defs.partitions import daily
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 
 RAW_ASSETS = dg.AssetSelection.key_prefixes("adx") - dg.AssetSelection.key_prefixes("defender")
@@ -11,7 +10,6 @@ RAW_ASSETS = dg.AssetSelection.key_prefixes("adx") - dg.AssetSelection.key_prefi
 event_tables_job = dg.define_asset_job(
     "event_tables",
     selection=RAW_ASSETS,
-    partitions_def=daily,
     description="Loads event tables from Defender into ADX: what the schedule and the sensor start.",
 )
 
