@@ -18,7 +18,7 @@ RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo ui test check format lint types azurite kql generated kills browser clean
+.PHONY: help demo ui test check format lint types azurite kql generated kills browser pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ kills: $(INSTALLED) ## Kill -9 a loading run at 20 random points, run again, com
 browser: $(INSTALLED) ## The tests that click through Dagster's web page in headless Chromium
 	@command -v chromium >/dev/null || { echo "no chromium on this machine: apt-get install chromium"; exit 1; }
 	$(BIN)/pytest -m browser
+
+pictures: $(INSTALLED) ## The screenshots of docs/ anew, out of the browser tests
+	DEFENDER_ADX_PICTURES=docs $(BIN)/pytest -m browser -k test_ui -o timeout=600
 
 clean: ## Remove what the other targets made, but for .venv and node_modules
 	rm -rf $(BUILD) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
