@@ -1,5 +1,6 @@
 """The code location: loads `defs/` and sets what holds for all of it. Nothing is defined here."""
 
+import warnings
 from functools import cache
 
 import dagster as dg
@@ -15,11 +16,15 @@ def defs() -> dg.Definitions:
 
 @cache
 def _built() -> dg.Definitions:
-    # Module by module: `load_from_defs_folder` needs the project's pyproject.toml, which an installed wheel has not.
-    named = dg.load_definitions_from_modules([jobs, schedules, sensors])
-    preload = {"preload_modules": [__name__]}
-    executor = dg.multiprocess_executor.configured({"start_method": {"forkserver": preload}})
-    return dg.Definitions.merge(assets.defs(), jobs.defs(), named, dg.Definitions(executor=executor))
+    with warnings.catch_warnings():
+        # Dagster tells of `backfill_policy` once for each asset, in the log of every process that loads this.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        # Module by module: `load_from_defs_folder` needs the pyproject.toml, which an installed wheel has not.
+        named = dg.load_definitions_from_modules([jobs, schedules, sensors])
+        preload = {"preload_modules": [__name__]}
+        executor = dg.multiprocess_executor.configured({"start_method": {"forkserver": preload}})
+        return dg.Definitions.merge(assets.defs(), jobs.defs(), named, dg.Definitions(executor=executor))
 
 
 # Built when the module is imported: the fork server imports it once, and the process of each step is a fork of that

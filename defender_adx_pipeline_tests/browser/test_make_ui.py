@@ -40,5 +40,5 @@ def test_it_starts_before_any_demo_and_ends_all_that_it_started(quick_home: Path
 def test_its_log_holds_no_error(site: Site):
     text = site.log.read_text()
     assert "Serving dagster-webserver" in text
-    for alarm in ("ERROR", "Traceback", "Error loading"):
+    for alarm in ("ERROR", "Traceback", "Error loading", "BetaWarning", "PreviewWarning"):
         assert alarm not in text
