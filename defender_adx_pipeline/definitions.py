@@ -7,6 +7,9 @@ import dagster as dg
 
 from defender_adx_pipeline.defs import assets, jobs, schedules, sensors
 
+_STEPS = 4
+"""Steps of one run at a time, whatever the number of cores: they mostly wait, for Defender's answers and for ADX."""
+
 
 @dg.definitions
 def defs() -> dg.Definitions:
@@ -22,8 +25,9 @@ def _built() -> dg.Definitions:
         warnings.simplefilter("ignore", dg.PreviewWarning)
         # Module by module: `load_from_defs_folder` needs the pyproject.toml, which an installed wheel has not.
         named = dg.load_definitions_from_modules([jobs, schedules, sensors])
-        preload = {"preload_modules": [__name__]}
-        executor = dg.multiprocess_executor.configured({"start_method": {"forkserver": preload}})
+        executor = dg.multiprocess_executor.configured(
+            {"max_concurrent": _STEPS, "start_method": {"forkserver": {"preload_modules": [__name__]}}}
+        )
         return dg.Definitions.merge(assets.defs(), jobs.defs(), named, dg.Definitions(executor=executor))
 
 

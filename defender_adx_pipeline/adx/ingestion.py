@@ -172,7 +172,7 @@ class SliceLoader:
         queued: Sequence[QueuedBlob],
         *,
         timeout: timedelta,
-        poll: timedelta = timedelta(seconds=1),
+        poll: timedelta = timedelta(milliseconds=250),
     ) -> Confirmation:
         """Wait until each slice is loaded or refused, or the time is up.
 

@@ -81,7 +81,7 @@ class AdxIOManager(dg.ConfigurableIOManager):
             {
                 **numbers(tally),
                 "dagster/table_name": f"{settings.adx_database}.{configuration.destination_table}",
-                "adx_web_ui": dg.MetadataValue.url(link),
+                **({} if link is None else {"adx_web_ui": dg.MetadataValue.url(link)}),
                 "run_partitions": len(keys),
             }
         )

@@ -37,7 +37,7 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
         Whether every step succeeded.
     """
     catalogue = load_catalogue(load_settings().defender_tables_file)
-    launch = uuid.uuid4().hex
+    launch = uuid.uuid4().hex[:8]
     _print(out, {"event": "run", "label": label, "tables": len(tables)})
     with dg.DagsterInstance.get() as instance, alive(instance, launch):
         end_abandoned_runs(instance)

@@ -4,11 +4,12 @@ Not here: the numbers themselves (`migration.audit`).
 """
 
 from collections.abc import Mapping
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import dagster as dg
 
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.settings import is_loopback
 
 EventContext = dg.AssetExecutionContext | dg.OutputContext
 
@@ -53,8 +54,10 @@ def numbers(tally: Tally) -> dict[str, dg.MetadataValue]:
     }
 
 
-def web_ui_link(cluster_uri: str, database: str, table: str, tally: Tally, time_column: str) -> str:
-    """An address that opens the window's rows in the ADX web UI ("Deep link" in the Kusto docs)."""
+def web_ui_link(cluster_uri: str, database: str, table: str, tally: Tally, time_column: str) -> str | None:
+    """An address that opens the window's rows in the ADX web UI ("Deep link" in the Kusto docs); None on loopback."""
+    if is_loopback(urlsplit(cluster_uri).hostname or ""):
+        return None
     query = f"['{table}']"
     if tally.window is not None:
         start, end = (bound.isoformat().replace("+00:00", "Z") for bound in (tally.window.start, tally.window.end))

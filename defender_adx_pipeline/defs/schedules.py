@@ -39,8 +39,14 @@ def event_tables_tick(
     busy = tables_under_way(context.instance)
     groups: defaultdict[tuple[str, str], list[DefenderTable]] = defaultdict(list)
     for item in agenda.active():
-        if raw_key(item.table) in busy:
-            context.log.info("%s is left out: its last run has not finished", item.table.name)
+        run_id = busy.get(raw_key(item.table))
+        if run_id is not None:
+            context.log.warning(
+                "%s is left out: run %s over it has not ended. If its process is gone, terminate the run in the UI, with"
+                " the option to mark it as cancelled at once; the next tick goes on from the ledger.",
+                item.table.name,
+                run_id,
+            )
             continue
         since = due_since(adx.migration_state(), item, now=now, overlap=adx.settings.defender_overlap)
         keys = keys_between(since, now)
@@ -64,7 +70,7 @@ def partition_run(
     return dg.RunRequest(run_key=run_key, asset_selection=selection, tags={**tags, **span})
 
 
-def tables_under_way(instance: dg.DagsterInstance) -> set[dg.AssetKey]:
-    """Assets of runs that have not ended: another run of them would only wait in their pool."""
+def tables_under_way(instance: dg.DagsterInstance) -> dict[dg.AssetKey, str]:
+    """Assets of runs that have not ended, and the run: another run of them would only wait in their pool."""
     runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
-    return {key for run in runs for key in run.asset_selection or ()}
+    return {key: run.run_id for run in runs for key in run.asset_selection or ()}

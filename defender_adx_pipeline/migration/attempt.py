@@ -219,11 +219,11 @@ class Migration:
         earliest = readable_since(now)
         since = max(configuration.watermark_instant, earliest) if configuration.loaded_before else earliest
         until = watermark.complete_until(configuration, self.state.coverage(configuration, earliest), now=now)
+        reached = until or earliest
+        if reached < plan.window.start:
+            hole = Window(reached, plan.window.start)
+            tally.notes.append(f"the watermark stays at {configuration.watermark}: {hole} is not complete yet")
         if until is None:
-            tally.notes.append(
-                f"the watermark stays at {configuration.watermark}: the time from {earliest.isoformat()} up to this"
-                " window is not complete yet"
-            )
             return
         latest = (
             self._latest_time(configuration, Window(min(since, plan.window.start), until)) if until > since else None
