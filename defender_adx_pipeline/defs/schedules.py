@@ -42,8 +42,8 @@ def event_tables_tick(
         run_id = busy.get(raw_key(item.table))
         if run_id is not None:
             context.log.warning(
-                "%s is left out: run %s over it has not ended. If its process is gone, terminate the run in the UI, with"
-                " the option to mark it as cancelled at once; the next tick goes on from the ledger.",
+                "%s is left out: run %s over it has not ended. If its process is gone, terminate the run in the UI,"
+                " with the option to mark it as cancelled at once; the next tick goes on from the ledger.",
                 item.table.name,
                 run_id,
             )
