@@ -77,7 +77,7 @@ def test_confirmation_waits_with_growing_pauses_until_every_tag_is_there(server,
     assert result.landed == {first.slice_id, second.slice_id}
     assert not result.failed
     assert not result.pending
-    assert time.pauses == [1.0, 1.5, 2.25]
+    assert time.pauses == [0.25, 0.375, 0.5625]
     result.raise_for_failures("TRaw")
 
 
