@@ -104,11 +104,15 @@ def local(
 def bootstrap(
     show: Annotated[bool, typer.Option("--print", help="Print the scripts instead of running them.")] = False,
     grants: Annotated[bool, typer.Option(help="Grant the pipeline's identity its roles (30_roles.kql).")] = True,
+    grant_to: Annotated[
+        str | None,
+        typer.Option(help="Client id that gets the roles, where another identity (AZURE_CLIENT_ID) runs this."),
+    ] = None,
 ) -> int:
     """Make or complete what the database needs: tables, views, mappings, policies, roles, configuration rows."""
     if show:
         settings = load_settings()
-        names = Placeholders(settings.adx_database, settings.azure_client_id, settings.azure_tenant_id)
+        names = Placeholders(settings.adx_database, grant_to or settings.azure_client_id, settings.azure_tenant_id)
         tables = tuple(load_catalogue(settings.defender_tables_file).values())
         sys.stdout.write("\n".join(text for _, text in script_texts(names, tables=tables)))
         return 0
@@ -117,7 +121,7 @@ def bootstrap(
         settings = database.settings
         report = apply_scripts(
             database.adx,
-            client_id=settings.azure_client_id,
+            client_id=grant_to or settings.azure_client_id,
             tenant_id=settings.azure_tenant_id,
             tables=tuple(database.catalogue.values()),
             grants=grants,

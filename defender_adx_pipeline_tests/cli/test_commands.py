@@ -51,6 +51,15 @@ def test_bootstrap_prints_every_script_without_a_cluster(monkeypatch: pytest.Mon
         assert name in printed.output
 
 
+def test_the_roles_can_go_to_another_app_than_the_one_that_runs_bootstrap(world: World) -> None:
+    other = "11111111-2222-3333-4444-555555555555"
+    applied = run("bootstrap", "--grant-to", other)
+    assert applied.exit_code == 0
+    principals = world.adx.command(".show database ['defender'] principals", idempotent=True)
+    granted = {row["Role"] for row in principals if other in str(row)}
+    assert len(granted) == 4
+
+
 def test_a_missing_setting_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
