@@ -46,3 +46,7 @@ class LostRowsError(MigrationError):
 
 class DeadLetterError(MigrationError):
     """Records that ADX cannot hold. They were kept out; everything else of the window was loaded."""
+
+
+class ContentionError(MigrationError):
+    """Another run is loading the same rows of the same table. Nothing was loaded by this one."""

@@ -3,7 +3,9 @@
 Not here: the choice itself (`planning`, pure), and doing a plan (`loading`).
 """
 
-from collections.abc import Callable, Sequence
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
@@ -18,6 +20,7 @@ from defender_adx_pipeline.instants import parse_instant, utc_now
 from defender_adx_pipeline.migration import planning
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount, compare
+from defender_adx_pipeline.migration.errors import ContentionError
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
 from defender_adx_pipeline.migration.plan import Counts, Plan
 from defender_adx_pipeline.migration.slices import OPEN_STATES, Slice
@@ -27,6 +30,10 @@ from defender_adx_pipeline.settings import Settings
 
 CLOCK_SKEW = timedelta(hours=1)
 """How far ADX's clock may be behind those that stamped the rows: none is ingested longer before its own time."""
+
+_TRIES = 5
+_LONGEST_PAUSE = 5.0
+"""Seconds between two tries to plan beside another run, at random below this."""
 
 Clock = Callable[[], datetime]
 
@@ -67,7 +74,9 @@ class Planner:
         state: StateStore,
         options: EngineOptions,
         clock: Clock = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         self._hunting = hunting_client
         self._adx = adx
         self._loader = loader
@@ -78,10 +87,30 @@ class Planner:
     def plan(self, configuration: TableConfiguration, window: Window, run: RunIdentity) -> Plan:
         """Count both sides, choose slices, and write them to the ledger as `Planned`.
 
+        Two runs of one table at once cannot both keep slices over the same rows: each looks at the ledger again after
+        it has written its slices, so that the later of the two sees the other's, takes its own back, and plans anew.
+
         Raises:
+            ContentionError: another run kept planning the same windows.
             HuntingError: Defender could not be asked; a count that failed is never zero.
             AdxError: ADX could not be asked or written to.
         """
+        for attempt in range(_TRIES):
+            plan, known = self._plan_once(configuration, window, run)
+            rivals = self._rivals(plan, known)
+            if not rivals:
+                return plan
+            self._withdraw(plan, rivals)
+            self._sleep(random.uniform(0, _LONGEST_PAUSE * (attempt + 1) / _TRIES))  # noqa: S311 - no secret
+        raise ContentionError(
+            f"{configuration.table.name} {window}: another run planned the same rows {_TRIES} times in a row, so this"
+            " one stepped back and loaded nothing. Let the other run end; a table should have one writer at a time."
+        )
+
+    def _plan_once(
+        self, configuration: TableConfiguration, window: Window, run: RunIdentity
+    ) -> tuple[Plan, frozenset[str]]:
+        """A plan, written to the ledger, and the ids of the slices that the ledger had before."""
         table = configuration.table
         self._loader.check_destination(configuration.destination_table)
         rows = self._state.ledger_slices(table.name, window)
@@ -104,7 +133,31 @@ class Planner:
             dynamic_columns=tuple(column.name for column in columns if column.type == "dynamic"),
         )
         self._record(plan)
-        return plan
+        return plan, frozenset(item.slice_id for item in known)
+
+    def _rivals(self, plan: Plan, known: Collection[str]) -> list[Slice]:
+        """Slices that another run has put over the same rows since the ledger was read for this plan."""
+        fresh = [item for item in plan.slices if item.slice_id not in plan.resumed]
+        if not fresh:
+            return []
+        mine = {item.slice_id for item in plan.slices}
+        others = (slice_from_row(row) for row in self._state.ledger_slices(plan.table, plan.window))
+        return [
+            other
+            for other in others
+            if other.slice_id not in mine
+            and other.slice_id not in known
+            and other.state != "Failed"
+            and other.destination_table == plan.configuration.destination_table
+            and any(other.window.overlaps(item.window) for item in fresh)
+        ]
+
+    def _withdraw(self, plan: Plan, rivals: Sequence[Slice]) -> None:
+        """Take back the slices that this plan has added; nothing of them was read."""
+        now = self._clock()
+        reason = f"taken back: another run planned {rivals[0].window}"
+        fresh = [item for item in plan.slices if item.slice_id not in plan.resumed]
+        self._state.append_ledger([slice_row(item, plan.run, state="Failed", now=now, Reason=reason) for item in fresh])
 
     def count(self, configuration: TableConfiguration, window: Window, grain: timedelta | None = None) -> Counts:
         """Rows per bin on both sides."""
@@ -154,6 +207,7 @@ class Planner:
             source_table=configuration.table.name,
             destination_table=configuration.destination_table,
             confirmed={item.slice_id for item in known if item.state == "Confirmed"},
+            attempts={item.slice_id: item.attempt for item in known},
         )
 
     def _with_present_rows(

@@ -3,7 +3,7 @@
 Pure functions. Not here: counting (`planner`), reading (`reading`).
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -109,6 +109,7 @@ def make_slices(
     source_table: str,
     destination_table: str,
     confirmed: Collection[str],
+    attempts: Mapping[str, int],
 ) -> list[Slice]:
     """One slice for each group of bins.
 
@@ -117,6 +118,7 @@ def make_slices(
         source_table: the Defender table.
         destination_table: the table in ADX.
         confirmed: ids that the ledger already has as confirmed.
+        attempts: latest attempt by id, of slices that the ledger has: one that was taken back is attempted again.
     """
     slices: list[Slice] = []
     for group in groups:
@@ -134,5 +136,6 @@ def make_slices(
         )
         identity = next(identity for identity in identities if identity not in confirmed)
         missing = sum(item.missing for item in group)
-        slices.append(Slice(identity, source_table, destination_table, window, missing))
+        attempt = attempts.get(identity, 0) + 1
+        slices.append(Slice(identity, source_table, destination_table, window, missing, attempt=attempt))
     return slices

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from defender_adx_pipeline.migration.windows import Window
 
-SliceState = Literal["Planned", "Queued", "Confirmed"]
+SliceState = Literal["Planned", "Queued", "Confirmed", "Failed"]
 
 OPEN_STATES: frozenset[str] = frozenset({"Planned", "Queued"})
 """States of a slice that the next run has to drive on."""

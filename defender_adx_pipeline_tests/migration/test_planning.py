@@ -96,7 +96,7 @@ def test_a_large_bin_is_counted_finer_and_only_that_bin() -> None:
 def test_neighbours_are_packed_into_one_slice_across_empty_time() -> None:
     sides = TwoSides([BASE, BASE + 20 * HOUR], [])
     groups = choose(sides.count(DAY, HOUR), busy=[], target=SliceTarget(10), count_window=sides.count)
-    (only,) = make_slices(groups, source_table="T", destination_table="TRaw", confirmed=())
+    (only,) = make_slices(groups, source_table="T", destination_table="TRaw", confirmed=(), attempts={})
     assert only.window == Window(BASE, BASE + 21 * HOUR)
     assert only.expected_rows == 2
 
@@ -119,8 +119,10 @@ def test_the_same_state_gives_the_same_slice_id_and_another_state_another() -> N
 def test_a_slice_whose_rows_are_gone_although_it_was_confirmed_gets_another_id() -> None:
     sides = TwoSides([BASE], [])
     groups = choose(sides.count(DAY, HOUR), busy=[], target=SliceTarget(10), count_window=sides.count)
-    (first,) = make_slices(groups, source_table="T", destination_table="TRaw", confirmed=())
-    (second,) = make_slices(groups, source_table="T", destination_table="TRaw", confirmed={first.slice_id})
+    (first,) = make_slices(groups, source_table="T", destination_table="TRaw", confirmed=(), attempts={})
+    (second,) = make_slices(
+        groups, source_table="T", destination_table="TRaw", confirmed={first.slice_id}, attempts={first.slice_id: 1}
+    )
     assert first.slice_id != second.slice_id
     assert first.window == second.window
 

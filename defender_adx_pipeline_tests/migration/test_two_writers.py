@@ -1,0 +1,95 @@
+"""Two runs of one table at once, without the pool that keeps them apart in Dagster: every row once all the same."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from defender_adx_pipeline.instants import utc_now
+from defender_adx_pipeline.migration.attempt import Asked, Migration
+from defender_adx_pipeline.migration.errors import ContentionError
+from defender_adx_pipeline.migration.ledger import RunIdentity
+from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline_tests.migration.world import World
+
+HOUR = timedelta(hours=1)
+
+
+def asked(table: str, run: str, window: Window) -> Asked:
+    return Asked(table, RunIdentity(run, "none"), window)
+
+
+def windows(world: World) -> tuple[Window, Window]:
+    """Two windows that overlap in the hours with rows. Runs that pack them differently make slices with other ids."""
+    end = world.now
+    return Window(end - 6 * HOUR, end - timedelta(minutes=20)), Window(end - 5 * HOUR, end - timedelta(minutes=50))
+
+
+def before_planning(migration: Migration, happens: Callable[[], Any]) -> None:
+    """Let something happen once, between a run's counts and its first rows in the ledger."""
+    append, pending = migration.state.append_ledger, [happens]
+
+    def appended(rows: Sequence[Mapping[str, Any]]) -> None:
+        if pending and rows[0]["State"] == "Planned":
+            pending.pop()()
+        append(rows)
+
+    migration.state.append_ledger = appended  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("other_loads_first", [True, False])
+def test_a_run_that_planned_meanwhile_is_seen_and_the_later_one_steps_back(
+    world: World, table: str, other_loads_first: bool
+) -> None:
+    world.rows(table, 300, ago=4 * HOUR, step=timedelta(seconds=25))
+    ours, theirs = windows(world)
+    first, second = world.migration(), world.migration(slice_rows=70)
+    held: list[Any] = []
+
+    def the_other_run() -> None:
+        extraction = second.extract(asked(table, "second", theirs))
+        assert extraction is not None
+        if other_loads_first:
+            second.load(extraction)
+        else:
+            held.append(extraction)
+
+    before_planning(first, the_other_run)
+    extraction = first.extract(asked(table, "first", ours))
+    assert extraction is not None
+    for other in held:
+        second.load(other)
+    first.load(extraction)
+    world.sync(table)
+    assert world.difference(table) == (0, 0)
+    assert {row["State"] for row in world.ledger(table)} <= {"Confirmed", "Failed"}
+
+
+def test_a_run_that_never_gets_its_turn_says_so_and_loads_nothing(world: World, table: str) -> None:
+    world.rows(table, 30, ago=4 * HOUR)
+    ours, theirs = windows(world)
+    migration = world.migration()
+    planner = migration._planner
+    planner._sleep = lambda seconds: None
+    _, known = planner._plan_once(migration.state.configuration(table), theirs, RunIdentity("other", "none"))
+    assert not known
+    planner._rivals = lambda plan, known: list(plan.slices)  # type: ignore[method-assign]
+    with pytest.raises(ContentionError, match="one writer at a time"):
+        migration.extract(asked(table, "first", Window(ours.start, utc_now() - timedelta(minutes=15))))
+    assert not world.loaded(table)
+
+
+def test_four_runs_at_once_load_every_row_once(world: World, table: str) -> None:
+    world.rows(table, 400, ago=4 * HOUR, step=timedelta(seconds=20))
+    spans = [Window(world.now - n * HOUR, world.now - timedelta(minutes=15 + n)) for n in (5, 6, 7, 8)]
+
+    def run(number: int) -> None:
+        world.sync(table, spans[number], slice_rows=70 + 10 * number)
+
+    with ThreadPoolExecutor(4) as pool:
+        for outcome in [pool.submit(run, number) for number in range(4)]:
+            outcome.result()
+    world.sync(table)
+    assert world.difference(table) == (0, 0)
