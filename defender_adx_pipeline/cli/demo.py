@@ -98,6 +98,7 @@ def _move(database: Database, admin_url: str, home: Path, out: Console) -> list[
     now = utc_now()
     window = Window(readable_since(now), now - settings.defender_settle)
     attempts = _run_dagster(window, home, out)
+    out.print("Comparing both sides row by row")
     return _results(database, admin_url, window, attempts)
 
 
