@@ -55,6 +55,8 @@ class AdxIOManager(dg.ConfigurableIOManager):
             len(plan.resumed),
         )
         tally = self.adx.migration(obj.client, observe).load(obj, tell)
+        for note in tally.notes:
+            context.log.warning("%s: %s", plan.table, note)
         self._report(context, obj, tally, keys)
 
     def load_input(self, context: dg.InputContext) -> Any:

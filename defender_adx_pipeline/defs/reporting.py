@@ -51,6 +51,7 @@ def numbers(tally: Tally) -> dict[str, dg.MetadataValue]:
         "quota_wait_seconds": dg.MetadataValue.float(round(tally.quota_wait, 3)),
         "window": dg.MetadataValue.text(window),
         "watermark": dg.MetadataValue.text(tally.watermark),
+        **({"notes": dg.MetadataValue.text("; ".join(tally.notes))} if tally.notes else {}),
     }
 
 

@@ -70,5 +70,6 @@ class Tally:
     seconds: float = 0.0
     watermark: str = ""
     notes: list[str] = field(default_factory=list)
+    """What somebody should know of an attempt that is no failure: a window that Defender no longer has in full, say."""
     rows_by_day: Mapping[str, int] = field(default_factory=dict)
     """Rows in ADX by UTC day, where the attempt counted them."""
