@@ -4,6 +4,7 @@ Here: the order of the steps and what is printed. Not here: comparing (`comparin
 as processes of their own).
 """
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -32,6 +33,8 @@ from defender_adx_pipeline.migration.connections import Database, open_database
 from defender_adx_pipeline.migration.scope import readable_since
 from defender_adx_pipeline.migration.windows import Window
 
+_SAMPLES = "samples.sha256"
+
 CLOCK_SCALE = 20.0
 """A quota minute of the demo's tenant lasts 3 seconds: 45 calls in each, as strictly as the real one."""
 
@@ -40,9 +43,12 @@ def run(*, home: Path, samples: Path | None, seed: int, fresh: bool, as_json: bo
     """The whole demo; 0 when every table is exact."""
     started = time.monotonic()
     out = console(stderr=as_json)
-    if fresh:
+    if fresh or _brings_new_samples(home, samples):
+        out.print(f"Beginning anew in {home}: what an earlier demo left there is removed")
         shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True, exist_ok=True)
+    if samples is not None:
+        (home / _SAMPLES).write_text(_digest(samples))
     out.print(f"Starting the local tenant in {home} (first time: making 30 days of data)")
     options = tenant_options(samples=samples, seed=seed, clock_scale=CLOCK_SCALE)
     with tenancy.running_tenant(home, options) as variables:
@@ -56,6 +62,22 @@ def run(*, home: Path, samples: Path | None, seed: int, fresh: bool, as_json: bo
         line = {"ok": ok, "tables": [result.as_dict() for result in results], "seconds": round(seconds, 1)}
         sys.stdout.write(orjson.dumps(line).decode() + "\n")
     return 0 if ok else 1
+
+
+def _brings_new_samples(home: Path, samples: Path | None) -> bool:
+    """Whether the samples are other ones than the home was made with.
+
+    Samples may bring columns of their own, or spell one otherwise (`ISP` for `Isp`): rows that were loaded before would
+    then differ from the tenant's, which has one spelling for all of its rows.
+    """
+    if samples is None or not home.exists():
+        return False
+    known = home / _SAMPLES
+    return not known.exists() or known.read_text() != _digest(samples)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def tenant_options(*, samples: Path | None, seed: int, clock_scale: float) -> list[str]:
