@@ -45,7 +45,7 @@ def run(*, home: Path, samples: Path | None, seed: int, fresh: bool, as_json: bo
     out = console(stderr=as_json)
     if fresh or _brings_new_samples(home, samples):
         out.print(f"Beginning anew in {home}: what an earlier demo left there is removed")
-        shutil.rmtree(home, ignore_errors=True)
+        _forget(home)
     home.mkdir(parents=True, exist_ok=True)
     if samples is not None:
         (home / _SAMPLES).write_text(_digest(samples))
@@ -74,6 +74,21 @@ def _brings_new_samples(home: Path, samples: Path | None) -> bool:
         return False
     known = home / _SAMPLES
     return not known.exists() or known.read_text() != _digest(samples)
+
+
+def _forget(home: Path) -> None:
+    """Remove the home of an earlier demo, and nothing else.
+
+    Raises:
+        TenantStartError: the folder holds something, but no local tenant.
+    """
+    if not home.exists():
+        return
+    if any(home.iterdir()) and not (home / "defender.duckdb").exists():
+        raise tenancy.TenantStartError(
+            f"{home} is not the home of an earlier demo, so nothing of it was removed. Choose another --home."
+        )
+    shutil.rmtree(home)
 
 
 def _digest(path: Path) -> str:
