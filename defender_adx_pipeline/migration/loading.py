@@ -176,11 +176,13 @@ class SliceDriver:
             for identity, (item, _) in round_.queued.items():
                 if identity in outcome.landed:
                     done.append(item)
-                    tally.loaded_rows += item.received_rows
-                    tell(Progress(item.source_table, "confirmed", item.received_rows))
                 else:
                     pending[identity] = outcome.failed.get(identity, "not queryable yet")
         self._record(round_, "Confirmed", done)
+        # Counted once the ledger has it: what it has not, the next run finds by its tag and counts.
+        for item in done:
+            tally.loaded_rows += item.received_rows
+            tell(Progress(item.source_table, "confirmed", item.received_rows))
         self._record(round_, "Queued", [round_.queued[identity][0] for identity in pending], pending)
         return pending
 

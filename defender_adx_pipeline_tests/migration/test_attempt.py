@@ -126,6 +126,21 @@ def test_a_failure_in_the_middle_keeps_what_was_loaded_and_the_next_run_resumes(
     assert world.statuses(table) == ["Failed", "Success"]
 
 
+def test_rows_that_the_ledger_could_not_take_as_confirmed_are_counted_by_the_next_attempt_alone(
+    world: World, table: str
+) -> None:
+    world.rows(table, 200, ago=3 * HOUR, step=timedelta(seconds=2))
+    window = world.last(5)
+    world.tenant.faults.add("engine", "status", match='"Confirmed"', times=None, status=503)
+    with pytest.raises(AdxError):
+        world.sync(table, window)
+    assert world.difference(table) == (0, 0)
+    world.tenant.faults.clear()
+    world.sync(table, window)
+    assert world.difference(table) == (0, 0)
+    assert [(row["Status"], row["RecordCount"]) for row in world.audits(table)] == [("Failed", 0), ("Success", 200)]
+
+
 def test_a_slice_that_was_queued_but_not_seen_is_confirmed_by_its_tag_later(
     world: World, table: str, until: Callable[[Callable[[], bool]], None]
 ) -> None:
