@@ -131,7 +131,7 @@ def test_rows_that_the_ledger_could_not_take_as_confirmed_are_counted_by_the_nex
 ) -> None:
     world.rows(table, 200, ago=3 * HOUR, step=timedelta(seconds=2))
     window = world.last(5)
-    world.tenant.faults.add("engine", "status", match='"Confirmed"', times=None, status=503)
+    world.tenant.faults.add("engine", "status", match='"Confirmed"', times=None, status=403)
     with pytest.raises(AdxError):
         world.sync(table, window)
     assert world.difference(table) == (0, 0)
