@@ -18,7 +18,11 @@ from duckdb_kql.errors import KqlError, KqlSchemaError, KqlSyntaxError, KqlUnsup
 from duckdb_kql.stored_functions import parse_functions
 from duckdb_kql.types import kusto_type
 
+from defender_adx_pipeline.local.kql_functions import add_functions
+
 Schema = dict[str, list[str]]
+
+add_functions()
 
 # ANTLR's parser shares caches between instances that were not written for threads; parsing holds the GIL anyway.
 _TRANSLATING = threading.Lock()

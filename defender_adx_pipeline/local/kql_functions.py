@@ -1,0 +1,62 @@
+"""KQL functions that duckdb-kql lacks, entered into its registry of functions.
+
+Here: what an expression may call beyond the library: `hash`, `rand`, `row_number`, and a `strcat_delim` short enough
+for many arguments. Not here: operators (`kql_serialize`), and functions that only Kusto's engine has (`engine`).
+"""
+
+from dataclasses import dataclass
+
+from duckdb_kql import ir, translate
+from duckdb_kql.translate.functions import SCALAR_FUNCTIONS, FunctionSpec
+
+_LOWEST_LONG = "9223372036854775808"
+
+
+@dataclass(frozen=True)
+class _Hash(FunctionSpec):
+    """`hash(source [, mod])`, with DuckDB's hash in the place of Kusto's xxhash64.
+
+    The numbers are other numbers than Kusto's. What holds as there: equal values of one type have equal hashes, in
+    every query and process; hashes are spread evenly; null has a hash; the result is a long, which without `mod` may be
+    negative and with it lies in 0 .. mod-1.
+    """
+
+    def render(self, args: list[str]) -> str:
+        if len(args) == 1:
+            return f"CAST(CAST(hash({args[0]}) AS HUGEINT) - {_LOWEST_LONG} AS BIGINT)"
+        if len(args) == 2:
+            return f"CAST(hash({args[0]}) % CAST({args[1]} AS UBIGINT) AS BIGINT)"
+        raise ValueError(f"hash() takes 1 or 2 arguments, got {len(args)}")
+
+
+@dataclass(frozen=True)
+class _RowNumber(FunctionSpec):
+    """`row_number([start])`: the place of a row in the order that its row set has already."""
+
+    def render(self, args: list[str]) -> str:
+        if len(args) > 1:
+            raise ValueError("row_number() with a restart is not known to this stand-in")
+        start = args[0] if args else "1"
+        return f"(row_number() OVER () - 1 + {start})"
+
+
+def _strcat_delim(node: ir.FunctionCall) -> str | None:
+    # The library wraps each argument in a conversion that names it five times, also one that is text already: 64 times
+    # tostring() made a megabyte of SQL. concat_ws skips nulls, where Kusto keeps the place of an empty text.
+    if not node.args:
+        return None
+    return f"concat_ws({', '.join(_text(argument) for argument in node.args)})"
+
+
+def _text(argument: ir.Expr) -> str:
+    if isinstance(argument, ir.FunctionCall) and argument.name == "tostring" and len(argument.args) == 1:
+        return str(translate.render_expr(argument))
+    return str(translate.render_kql_tostring(argument))
+
+
+def add_functions() -> None:
+    """Make the functions known to every translation of this process."""
+    SCALAR_FUNCTIONS["hash"] = _Hash("hash", "template", "", (1, 2))
+    SCALAR_FUNCTIONS["rand"] = FunctionSpec("rand", "native", "random()", (0,))
+    SCALAR_FUNCTIONS["row_number"] = _RowNumber("row_number", "template", "")
+    translate._SPECIAL_FORMS["strcat_delim"] = _strcat_delim  # noqa: SLF001 - consulted before the registry

@@ -1,0 +1,102 @@
+"""KQL functions that the local tenant adds: hash, and text of many columns to hash."""
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from defender_adx_pipeline.local.kql import KqlFailure, run_kql
+
+KINDS = {
+    "S": ("VARCHAR", "'s' || i"),
+    "D": ("JSON", """'{"a":' || i || '}'"""),
+    "T": ("TIMESTAMP_NS", "TIMESTAMP_NS '2026-11-20 01:02:03.1234567'"),
+    "N": ("BIGINT", "i"),
+    "B": ("BOOLEAN", "i % 2 = 0"),
+    "G": ("UUID", "uuid()"),
+    "R": ("DOUBLE", "i / 4"),
+    "I": ("INTEGER", "i::INTEGER"),
+}
+ROWS = 4_000
+
+
+@pytest.fixture(scope="module")
+def connection():
+    """A table of 64 columns, eight of each type."""
+    columns = {f"{name}{number}": kind for name, kind in KINDS.items() for number in range(8)}
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE T ({', '.join(f'{name} {kind[0]}' for name, kind in columns.items())})")
+        values = ", ".join(value for _, value in columns.values())
+        connection.execute(f"INSERT INTO T SELECT {values} FROM range({ROWS}) AS r(i)")
+        yield connection
+
+
+def rows(connection, text):
+    return run_kql(connection, text).rows
+
+
+def all_columns(connection):
+    return ", ".join(f"tostring({name})" for (name,) in rows(connection, "T | getschema | project ColumnName"))
+
+
+@pytest.mark.parametrize("value", ["S0", "N0", "G0", 'strcat_delim("|", tostring(D0), tostring(N0))'])
+def test_a_hash_with_a_modulus_spreads_rows_evenly_over_its_buckets(connection, value):
+    answer = run_kql(connection, f"T | summarize Rows = count() by Bucket = hash({value}, 8) | sort by Bucket asc")
+    assert answer.columns == [("Bucket", "long"), ("Rows", "long")]
+    assert [bucket for bucket, _ in answer.rows] == list(range(8))
+    assert all(0.8 * ROWS / 8 < count < 1.2 * ROWS / 8 for _, count in answer.rows)
+
+
+def test_the_buckets_of_64_columns_share_all_rows_out_between_them(connection):
+    hashed = f'hash(strcat_delim("|", {all_columns(connection)}), 4)'
+    counts = rows(connection, f"T | summarize Rows = count() by Bucket = {hashed} | project Rows")
+    assert sum(count for (count,) in counts) == ROWS
+    assert len(counts) == 4
+    one = rows(connection, f"T | where {hashed} == 3 | count")
+    assert one[0] in counts
+
+
+def test_equal_values_have_equal_hashes_in_every_query_and_database(connection):
+    hashes = rows(connection, "T | summarize by T0, Hash = hash(T0) | project Hash")
+    assert len(hashes) == 1
+    with duckdb.connect() as other:
+        again = rows(other, 'print hash("x"), hash("x", 1000), hash(datetime(2026-11-20T01:02:03Z), 1000)')
+    assert again == rows(connection, 'print hash("x"), hash("x", 1000), hash(datetime(2026-11-20T01:02:03Z), 1000)')
+
+
+def test_a_hash_without_a_modulus_is_a_long_of_either_sign(connection):
+    answer = run_kql(connection, "T | extend Hash = hash(S0) | summarize min(Hash), max(Hash), dcount(Hash)")
+    assert [kind for _, kind in answer.columns] == ["long"] * 3
+    lowest, highest, distinct = answer.rows[0]
+    assert lowest < 0 < highest
+    assert distinct == ROWS
+
+
+def test_a_hash_of_null_and_of_the_empty_text_is_a_number_too(connection):
+    (null, empty), *_ = rows(connection, 'print hash(int(null), 3), hash("", 3)')
+    assert null in range(3)
+    assert empty in range(3)
+
+
+@pytest.mark.parametrize("call", ["hash(S0, 0)", "hash(S0, -8)", "hash()", "hash(S0, 8, 9)"])
+def test_a_hash_that_kusto_would_refuse_is_refused(connection, call):
+    with pytest.raises(KqlFailure):
+        rows(connection, f"T | where {call} == 1")
+
+
+def test_texts_are_joined_as_kusto_prints_the_values(connection):
+    columns = "T0, tostring(T0), B0, tostring(B0), D0, tostring(D0), N0, R0, dynamic(null), S0"
+    [(joined,)] = rows(connection, f'T | where N0 == 1 | project Text = strcat_delim("|", {columns})')
+    moment, flag, bag = "2026-11-20T01:02:03.1234567Z", "False", '{"a":1}'
+    assert joined == f"{moment}|{moment}|{flag}|{flag}|{bag}|{bag}|1|0.25||s1"
+
+
+@settings(max_examples=25)
+@given(st.lists(st.text(), min_size=1, max_size=20, unique=True))
+def test_a_bucket_of_any_text_lies_below_the_modulus(texts):
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE U (Text VARCHAR)")
+        connection.execute("INSERT INTO U SELECT unnest(?)", [texts])
+        buckets = rows(connection, "U | project hash(Text, 7)")
+    assert len(buckets) == len(texts)
+    assert all(bucket in range(7) for (bucket,) in buckets)
