@@ -19,6 +19,7 @@ from duckdb_kql.stored_functions import parse_functions
 from duckdb_kql.types import kusto_type
 
 from defender_adx_pipeline.local.kql_functions import add_functions
+from defender_adx_pipeline.local.kql_serialize import NotSerializedError, plain_serialize
 
 Schema = dict[str, list[str]]
 
@@ -124,7 +125,7 @@ def translate(
     try:
         with _TRANSLATING:
             translated = duckdb_kql.to_sql(
-                _plain_escapes(text),
+                plain_serialize(_plain_escapes(text)),
                 schema=schema,
                 parameters=dict(parameters) if parameters else None,
                 allow_write=False,
@@ -134,6 +135,8 @@ def translate(
         raise KqlFailure(_syntax_message(text, error)) from error
     except KqlSchemaError as error:
         raise KqlFailure(_schema_message(text, error)) from error
+    except NotSerializedError as error:
+        raise KqlFailure(f"Semantic error: {error} {_FIX}") from error
     except (KqlUnsupportedError, KqlError) as error:
         raise KqlFailure(f"Query could not be run by this stand-in: {error}") from error
     if translated.unbound:
