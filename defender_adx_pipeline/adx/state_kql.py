@@ -72,6 +72,28 @@ def latest_audits() -> str:
     return f"{AUDIT} | summarize arg_max(Timestamp, *) by TableName"
 
 
+def audits_between(source_table: str, start: datetime, end: datetime) -> str:
+    """The audit rows of a table with a time between two instants, both included; the newest first."""
+    return (
+        f"{AUDIT}\n| where TableName == {kql_string(source_table)} and Timestamp >= {kql_datetime(start)}"
+        f" and Timestamp <= {kql_datetime(end)}\n| order by Timestamp desc"
+    )
+
+
+def run_slices(source_table: str, run_id: str) -> str:
+    """What a run recorded of its slices of a table: one row with `Slices`, `Confirmed`, `Rows`, `Start` and `End`.
+
+    Each slice counts once, however often a state of it was written; `Rows` are those of the confirmed ones.
+    """
+    return (
+        f"{LEDGER}\n| where RunId == {kql_string(run_id)} and SourceTable == {kql_string(source_table)}"
+        " and Kind == 'Slice'"
+        "\n| extend Here = iff(State == 'Confirmed', 1, 0), There = iff(State == 'Confirmed', ReceivedRows, 0)"
+        "\n| summarize Here = max(Here), There = max(There), From = min(WindowStart), To = max(WindowEnd) by SliceId"
+        "\n| summarize Slices = count(), Confirmed = sum(Here), Rows = sum(There), Start = min(From), End = max(To)"
+    )
+
+
 def ledger_summary() -> str:
     """Per source table: what is open, and the confirmed windows' outer bounds."""
     return (

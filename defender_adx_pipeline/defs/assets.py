@@ -8,19 +8,21 @@ from collections.abc import Iterator
 import dagster as dg
 
 from defender_adx_pipeline.catalogue import CatalogueError, DefenderTable, load_catalogue
-from defender_adx_pipeline.defs.abandoned import end_with_run
+from defender_adx_pipeline.defs.abandoned import end_with_run, sign_run
 from defender_adx_pipeline.defs.partitions import daily, window_of
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.migration.attempt import Asked
-from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.settings import SettingsError, load_settings
 
 SCOPE_TAG = "defender_adx/scope"
 TICK = "tick"
-"""Value of `SCOPE_TAG` on runs of the schedule: from the watermark on, not whole partitions."""
+"""Value of `SCOPE_TAG` on runs of the tick: from the watermark on, not whole partitions."""
+SWEEP = "sweep"
+"""Value of `SCOPE_TAG` on runs of the sweep: every day that Defender keeps."""
 
 OWNERS = ["team:security-data"]
 
@@ -88,6 +90,7 @@ def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, defender: DefenderResource, adx: AdxResource
     ) -> Iterator[dg.Output[Extraction]]:
         end_with_run()
+        sign_run(context.instance, context.run)
         keys = list(context.partition_keys)
         asked = Asked(
             source_table=table.name,
@@ -101,7 +104,8 @@ def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
             if row.status == "Skipped":
                 context.log.warning("%s is skipped: %s", row.table_name, row.failure_reason)
 
-        extraction = adx.migration(defender.client, observe).extract(asked)
+        name = audit_id(context.run.run_id, table.name, context.retry_number + 1)
+        extraction = adx.migration(defender.client, observe, name).extract(asked)
         if extraction is not None:
             yield dg.Output(extraction)
 

@@ -12,7 +12,7 @@ from defender_adx_pipeline.defs.partitions import window_of
 from defender_adx_pipeline.defs.reporting import numbers, observation, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.instants import parse_instant
-from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.loading import Progress
 
@@ -54,7 +54,9 @@ class AdxIOManager(dg.ConfigurableIOManager):
             len(plan.slices),
             len(plan.resumed),
         )
-        tally = self.adx.migration(obj.client, observe).load(obj, tell)
+        step = context.step_context
+        name = audit_id(step.run_id, plan.table, step.previous_attempt_count + 1)
+        tally = self.adx.migration(obj.client, observe, name).load(obj, tell)
         for note in tally.notes:
             context.log.warning("%s: %s", plan.table, note)
         self._report(context, obj, tally, keys)

@@ -5,6 +5,7 @@ is a process of its own, so that a caller needs no Dagster, can show progress, a
 """
 
 import argparse
+import logging
 import sys
 import threading
 import uuid
@@ -14,13 +15,18 @@ from typing import Any
 import dagster as dg
 import orjson
 
+from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import load_catalogue
-from defender_adx_pipeline.defs.abandoned import LAUNCH_TAG, alive, end_abandoned_runs
+from defender_adx_pipeline.defs.abandoned import Worker
 from defender_adx_pipeline.defs.assets import raw_key
-from defender_adx_pipeline.defs.schedules import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.unaudited import settle_ended_runs
+from defender_adx_pipeline.migration.connections import open_database
 from defender_adx_pipeline.settings import load_settings
 
+LAUNCH_TAG = "defender_adx/launch"
 _POLL_SECONDS = 0.5
+_LOG = logging.getLogger(__name__)
 
 
 def event_tables() -> dg.JobDefinition:
@@ -39,8 +45,9 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
     catalogue = load_catalogue(load_settings().defender_tables_file)
     launch = uuid.uuid4().hex[:8]
     _print(out, {"event": "run", "label": label, "tables": len(tables)})
-    with dg.DagsterInstance.get() as instance, alive(instance, launch):
-        end_abandoned_runs(instance)
+    with dg.DagsterInstance.get() as instance:
+        _settle(instance)
+        tags = {RANGE_START: first, RANGE_END: last, LAUNCH_TAG: launch, "defender_adx/label": label}
         done = threading.Event()
         teller = threading.Thread(target=_tell, args=(instance, launch, done, out), daemon=True)
         teller.start()
@@ -49,14 +56,25 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
                 dg.reconstructable(event_tables),
                 instance=instance,
                 asset_selection=[raw_key(catalogue[name]) for name in tables],
-                tags={RANGE_START: first, RANGE_END: last, LAUNCH_TAG: launch, "defender_adx/label": label},
+                tags={**tags, **Worker.here().tags()},
                 run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
                 raise_on_error=False,
             )
         finally:
             done.set()
             teller.join()
+        if not result.success:
+            _settle(instance)
         return result.success
+
+
+def _settle(instance: dg.DagsterInstance) -> None:
+    """What the sensor does where a daemon runs: end what was killed, and write the audit rows that it could not."""
+    try:
+        with open_database() as database:
+            settle_ended_runs(instance, database.state, database.catalogue)
+    except AdxError:
+        _LOG.exception("the audit rows of runs that were killed could not be written; the next run tries again")
 
 
 def _tell(instance: dg.DagsterInstance, launch: str, done: threading.Event, out: Any) -> None:

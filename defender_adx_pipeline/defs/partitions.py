@@ -1,5 +1,6 @@
 """The one partitioning of all assets: days in UTC, today among them. Not here: windows inside a day (`migration`)."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import dagster as dg
@@ -7,6 +8,8 @@ import dagster as dg
 from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline.settings import SettingsError, load_settings
 
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
 FALLBACK_START = "2026-01-01"
 
 
@@ -35,3 +38,10 @@ def keys_between(first: datetime, last: datetime) -> list[str]:
     """Keys of the partitions from the one of `first` to the one of `last`, as far as they exist."""
     low, high = first.date().isoformat(), last.date().isoformat()
     return [key for key in daily.get_partition_keys() if low <= key <= high]
+
+
+def partitions_of(tags: Mapping[str, str]) -> str:
+    """The partition of a run, or the first and the last of its range; empty without one."""
+    if RANGE_START in tags:
+        return f"{tags[RANGE_START]}...{tags[RANGE_END]}"
+    return tags.get("dagster/partition", "")

@@ -80,8 +80,8 @@ class AdxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Configuration, ledger and audit log of this database."""
         return StateStore(self.client, self.catalogue)
 
-    def migration(self, hunting_client: HuntingClient, observe: AuditCallback) -> Migration:
-        """The engine over this database."""
+    def migration(self, hunting_client: HuntingClient, observe: AuditCallback, audit_id: str) -> Migration:
+        """The engine over this database, for the attempt whose audit row has that id."""
         return Migration(
             hunting_client=hunting_client,
             adx=self.client,
@@ -89,6 +89,7 @@ class AdxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             catalogue=self.catalogue,
             options=EngineOptions.from_settings(self.settings),
             observe=observe,
+            audit_id=audit_id,
         )
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:

@@ -1,7 +1,7 @@
-"""When runs start by the clock: every 15 minutes a tick over the active event tables.
+"""When runs start by the clock: every 15 minutes a tick over the active event tables, once a day a sweep over all days.
 
-Not here: what a run does. The tick asks the configuration anew each time, so a table can be switched on or off
-without a reload.
+Not here: what a run does. Both ask the configuration anew each time, so a table can be switched on or off without a
+reload, and end what is left of runs whose process is gone.
 """
 
 from collections import defaultdict
@@ -11,15 +11,17 @@ import dagster as dg
 
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defs.abandoned import UNFINISHED
-from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK, raw_key
+from defender_adx_pipeline.defs.assets import SCOPE_TAG, SWEEP, TICK, raw_key
 from defender_adx_pipeline.defs.jobs import event_tables_job
-from defender_adx_pipeline.defs.partitions import keys_between
+from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START, keys_between
 from defender_adx_pipeline.defs.resources import AdxResource
+from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import due_since, read_agenda
+from defender_adx_pipeline.migration.configuration import TableConfiguration
+from defender_adx_pipeline.migration.scope import readable_since
 
-RANGE_START = "dagster/asset_partition_range_start"
-RANGE_END = "dagster/asset_partition_range_end"
+_NOTHING = "no active event table in MigrationConfiguration is free to run"
 
 
 @dg.schedule(
@@ -33,30 +35,64 @@ def event_tables_tick(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """One run for all tables that touch the same partitions: mostly one, two around midnight."""
     now = utc_now()
-    agenda = read_agenda(adx.migration_state(), adx.catalogue)
-    for problem in agenda.problems.values():
-        context.log.error(problem)
-    busy = tables_under_way(context.instance)
     groups: defaultdict[tuple[str, str], list[DefenderTable]] = defaultdict(list)
-    for item in agenda.active():
-        run_id = busy.get(raw_key(item.table))
-        if run_id is not None:
-            context.log.warning(
-                "%s is left out: run %s over it has not ended. If its process is gone, terminate the run in the UI,"
-                " with the option to mark it as cancelled at once; the next tick goes on from the ledger.",
-                item.table.name,
-                run_id,
-            )
-            continue
+    for item in _free_tables(context, adx):
         since = due_since(adx.migration_state(), item, now=now, overlap=adx.settings.defender_overlap)
         keys = keys_between(since, now)
         if keys:
             groups[keys[0], keys[-1]].append(item.table)
     if not groups:
-        yield dg.SkipReason("no active event table in MigrationConfiguration is free to run")
+        yield dg.SkipReason(_NOTHING)
     for (first, last), tables in groups.items():
         stamp = context.scheduled_execution_time.isoformat(timespec="minutes")
         yield partition_run(first, last, tables, run_key=f"tick/{stamp}/{first}/{last}", tags={SCOPE_TAG: TICK})
+
+
+@dg.schedule(
+    job=event_tables_job,
+    cron_schedule="40 3 * * *",
+    execution_timezone="UTC",
+    description=(
+        "Compares every active event table with Defender over all days that Defender keeps, and loads what is missing:"
+        " rows that came later than the overlap of the tick, and what a failed run of an old partition left open."
+    ),
+)
+def event_tables_sweep(
+    context: dg.ScheduleEvaluationContext, adx: AdxResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """One run for each category of tables: a tick leaves a table out until the whole run has ended."""
+    now = utc_now()
+    keys = keys_between(readable_since(now), now)
+    groups: defaultdict[str, list[DefenderTable]] = defaultdict(list)
+    for item in _free_tables(context, adx):
+        groups[item.table.group].append(item.table)
+    if not groups:
+        yield dg.SkipReason(_NOTHING)
+    for group, tables in groups.items():
+        stamp = context.scheduled_execution_time.isoformat(timespec="minutes")
+        yield partition_run(keys[0], keys[-1], tables, run_key=f"sweep/{stamp}/{group}", tags={SCOPE_TAG: SWEEP})
+
+
+def _free_tables(context: dg.ScheduleEvaluationContext, adx: AdxResource) -> Iterator[TableConfiguration]:
+    """The active event tables that no run works on; what is wrong with others goes to the log."""
+    state = adx.migration_state()
+    settle_ended_runs(context.instance, state, adx.catalogue)
+    agenda = read_agenda(state, adx.catalogue)
+    for problem in agenda.problems.values():
+        context.log.error(problem)
+    busy = tables_under_way(context.instance)
+    for item in agenda.active():
+        run_id = busy.get(raw_key(item.table))
+        if run_id is None:
+            yield item
+            continue
+        context.log.warning(
+            "%s is left out: run %s over it has not ended. If its process was on another machine and is gone, terminate"
+            " the run in the UI, with the option to mark it as cancelled at once; the next tick goes on from the"
+            " ledger.",
+            item.table.name,
+            run_id,
+        )
 
 
 def partition_run(
@@ -72,5 +108,11 @@ def partition_run(
 
 def tables_under_way(instance: dg.DagsterInstance) -> dict[dg.AssetKey, str]:
     """Assets of runs that have not ended, and the run: another run of them would only wait in their pool."""
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
-    return {key: run.run_id for run in runs for key in run.asset_selection or ()}
+    busy: dict[dg.AssetKey, str] = {}
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
+        planned = {dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
+        # A run of a whole job has no selection.
+        entries = [] if run.asset_selection else instance.all_logs(run.run_id, of_type=planned)
+        keys = (entry.dagster_event.asset_key for entry in entries if entry.dagster_event)
+        busy |= dict.fromkeys(run.asset_selection or filter(None, keys), run.run_id)
+    return busy

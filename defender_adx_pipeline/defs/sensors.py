@@ -1,4 +1,4 @@
-"""What starts runs when something changes: a table that was switched on in MigrationConfiguration.
+"""What follows when something changes: a table was switched on in MigrationConfiguration, a run has ended.
 
 Not here: the clock (`schedules`).
 """
@@ -10,6 +10,7 @@ from defender_adx_pipeline.defs.jobs import event_tables_job
 from defender_adx_pipeline.defs.partitions import keys_between
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.defs.schedules import partition_run
+from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
 from defender_adx_pipeline.migration.scope import readable_since
@@ -48,3 +49,18 @@ def table_activated(context: dg.SensorEvaluationContext, adx: AdxResource) -> dg
         )
     cursor = orjson.dumps(sorted(item.table.name for item in agenda.active())).decode()
     return dg.SensorResult(run_requests=requests, cursor=cursor)
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    description=(
+        "Ends runs whose process is gone, and writes the audit row of every attempt that was killed, or failed, without"
+        " having written one."
+    ),
+)
+def runs_without_a_word(context: dg.SensorEvaluationContext, adx: AdxResource) -> dg.SkipReason:
+    """Starts nothing."""
+    settled = settle_ended_runs(context.instance, adx.migration_state(), adx.catalogue)
+    if not settled:
+        return dg.SkipReason("every run that has ended has told so in MigrationAuditLog")
+    return dg.SkipReason(f"accounted for {', '.join(run.run_id for run in settled)}")

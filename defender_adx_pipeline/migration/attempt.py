@@ -65,6 +65,7 @@ class Migration:
         options: sizes and times.
         observe: is told of every audit row, with the attempt's numbers, after the row was written.
         clock: the present.
+        audit_id: names the one audit row of this attempt (`audit.audit_id`), where somebody else may have to write it.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Migration:
         options: EngineOptions,
         observe: AuditCallback = no_observer,
         clock: Clock = utc_now,
+        audit_id: str | None = None,
     ) -> None:
         self.state = StateStore(adx, catalogue)
+        self._audit_id = audit_id
         self._hunting = hunting_client
         self._adx = adx
         self._options = options
@@ -274,7 +277,7 @@ class Migration:
     def _audit(self, source_table: str, status: AuditStatus, reason: str, tally: Tally) -> None:
         row = AuditRow(source_table, self._clock(), status, reason, tally.loaded_rows)
         try:
-            self.state.append_audit(row)
+            self.state.append_audit(row, once=self._audit_id)
         except AdxError as error:
             why = f"{reason}; the audit row could not be written: {error}".removeprefix("; ")
             self._observe(replace(row, status="Failed", failure_reason=why), tally)

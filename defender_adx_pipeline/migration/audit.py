@@ -3,15 +3,18 @@
 Here: the row and the numbers of an attempt. Not here: writing it (`state`) and showing it in Dagster (`defs`).
 """
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from defender_adx_pipeline.instants import to_text
+from defender_adx_pipeline.instants import parse_instant, to_text
 from defender_adx_pipeline.migration.windows import Window
 
 AuditStatus = Literal["Success", "Failed", "Skipped"]
+
+_ATTEMPTS = uuid.UUID("0f7f3c8e-6d0b-4c53-9b8e-5b1f0e0f4a7d")
 
 _REASON_LIMIT = 8_000
 """Characters of a reason that are kept: enough for a list of windows, far below Kusto's 1 MB for a string."""
@@ -39,9 +42,43 @@ class AuditRow:
         }
 
 
+def audit_from_row(row: Mapping[str, Any]) -> AuditRow:
+    """A row of `MigrationAuditLog` as a value."""
+    return AuditRow(
+        table_name=row["TableName"],
+        timestamp=parse_instant(row["Timestamp"]),
+        status=row["Status"],
+        failure_reason=row["FailureReason"] or "",
+        record_count=int(row["RecordCount"] or 0),
+    )
+
+
+def audit_id(run_id: str, source_table: str, tries: int = 1) -> str:
+    """The name of the one audit row of an attempt: whoever knows the run can tell it, and write the row once.
+
+    Args:
+        run_id: the run.
+        source_table: the Defender table.
+        tries: how often the run has begun with the table, this time included.
+    """
+    return uuid.uuid5(_ATTEMPTS, f"{run_id}/{source_table}/{tries}").hex
+
+
 def _writable(text: str) -> str:
     """The text without lone surrogates, which UTF-8 cannot carry: a message may have been cut inside a pair."""
     return text.encode(errors="replace").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class RunSlices:
+    """What the ledger has of the slices of one table that a run worked on."""
+
+    slices: int
+    confirmed: int
+    rows: int
+    """Rows of the confirmed ones."""
+    window: Window | None
+    """From the first slice's start to the last one's end; None without a slice."""
 
 
 @dataclass(slots=True)

@@ -231,11 +231,8 @@ class Planner:
     def _record(self, plan: Plan) -> None:
         now = self._clock()
         rows = [slice_row(item, plan.run, state="Planned", now=now) for item in plan.slices]
-        rows += [
-            slice_row(
-                replace(item, state="Confirmed"), plan.run, state="Confirmed", now=now, Reason="tag already there"
-            )
-            for item in plan.landed
-        ]
+        # One that was killed between queueing and recording it has no row count of its own; its tag says it is there.
+        landed = [replace(item, received_rows=item.received_rows or item.expected_rows) for item in plan.landed]
+        rows += [slice_row(item, plan.run, state="Confirmed", now=now, Reason="tag already there") for item in landed]
         if rows:
             self._state.append_ledger(rows)

@@ -17,7 +17,7 @@ from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.state_kql import AUDIT, CONFIGURATION, CONFIGURATION_VIEW, DEAD_LETTERS, LEDGER
 from defender_adx_pipeline.catalogue import Catalogue
 from defender_adx_pipeline.instants import parse_instant, sort_key, to_text
-from defender_adx_pipeline.migration.audit import AuditRow
+from defender_adx_pipeline.migration.audit import AuditRow, RunSlices, audit_from_row
 from defender_adx_pipeline.migration.configuration import (
     TableConfiguration,
     check_own_destination,
@@ -87,9 +87,33 @@ class StateStore:
         """Record states of slices and windows."""
         self._append(LEDGER, rows)
 
-    def append_audit(self, row: AuditRow) -> None:
-        """Record one attempt, once, also when a reply gets lost."""
-        self._append(AUDIT, [row.columns()], once=uuid.uuid4().hex)
+    def append_audit(self, row: AuditRow, *, once: str | None = None) -> None:
+        """Record one attempt, once, also when a reply gets lost.
+
+        Args:
+            row: the row.
+            once: the `audit_id` of the attempt: a second row under it is not written, whoever sends it.
+        """
+        self._append(AUDIT, [row.columns()], once=once or uuid.uuid4().hex)
+
+    def has_audit(self, audit_id: str) -> bool:
+        """Whether the attempt of this id has its audit row: by the tag that the row's extent carries."""
+        return any(
+            audit_id in kql.slices_in_tags(str(row["Tags"]))
+            for command in kql.landed_slices(AUDIT, [audit_id])
+            for row in self._adx.command(command, idempotent=True)
+        )
+
+    def audits_between(self, source_table: str, start: datetime, end: datetime) -> list[AuditRow]:
+        """The audit rows of a table with a time between two instants, the newest first."""
+        return [audit_from_row(row) for row in self._adx.query(state_kql.audits_between(source_table, start, end))]
+
+    def run_slices(self, source_table: str, run_id: str) -> RunSlices:
+        """What the ledger has of the slices that a run worked on."""
+        (row,) = self._adx.query(state_kql.run_slices(source_table, run_id))
+        slices = int(row["Slices"] or 0)
+        window = Window(parse_instant(row["Start"]), parse_instant(row["End"])) if slices else None
+        return RunSlices(slices, int(row["Confirmed"] or 0), int(row["Rows"] or 0), window)
 
     def append_dead_letters(self, dead_letters: Sequence[DeadLetter], *, now: datetime) -> None:
         """Record the records that ADX cannot hold, by their identity."""

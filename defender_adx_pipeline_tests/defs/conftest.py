@@ -7,11 +7,9 @@ import dagster as dg
 import pytest
 
 from defender_adx_pipeline.definitions import defs
+from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
-
-RANGE_START = "dagster/asset_partition_range_start"
-RANGE_END = "dagster/asset_partition_range_end"
 
 
 class Dagster:

@@ -1,13 +1,15 @@
-"""The schedule and the sensor: which runs they ask for, from the configuration as it is now."""
+"""Schedules and sensors: which runs they ask for, from the configuration as it is now, and what the sweep finds."""
 
 from datetime import timedelta
 
 import dagster as dg
 import orjson
+import pytest
 
 from defender_adx_pipeline.catalogue import load_catalogue
-from defender_adx_pipeline.defs.assets import SCOPE_TAG
-from defender_adx_pipeline.defs.schedules import RANGE_END, RANGE_START, event_tables_tick
+from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK
+from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.schedules import event_tables_sweep, event_tables_tick
 from defender_adx_pipeline.defs.sensors import table_activated
 from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline_tests.defs.conftest import Dagster
@@ -16,14 +18,14 @@ from defender_adx_pipeline_tests.migration.world import World
 HOUR = timedelta(hours=1)
 
 
-def tick(world: World, dagster: Dagster) -> list[dg.RunRequest]:
+def tick(world: World, dagster: Dagster, schedule: dg.ScheduleDefinition = event_tables_tick) -> list[dg.RunRequest]:
     with dg.build_schedule_context(
         instance=dagster.instance,
         scheduled_execution_time=world.now,
         resources=dagster.definitions.resources,
         repository_def=dagster.definitions.get_repository_def(),
     ) as context:
-        return list(event_tables_tick.evaluate_tick(context).run_requests or [])
+        return list(schedule.evaluate_tick(context).run_requests or [])
 
 
 def tables(request: dg.RunRequest) -> set[str]:
@@ -58,12 +60,92 @@ def test_a_tick_leaves_out_a_table_that_is_switched_off_without_a_reload(
     assert not any(table in tables(request) for request in tick(world, dagster))
 
 
-def test_a_tick_leaves_out_a_table_whose_last_run_has_not_ended(world: World, dagster: Dagster, table: str) -> None:
+@pytest.mark.parametrize("of_the_whole_job", [False, True])
+def test_a_tick_leaves_out_a_table_whose_last_run_has_not_ended(
+    world: World, dagster: Dagster, table: str, of_the_whole_job: bool
+) -> None:
     set_watermark(world, table, HOUR)
-    key = dg.AssetKey(["adx", f"{table}Raw"])
+    selection = None if of_the_whole_job else frozenset({dg.AssetKey(["adx", f"{table}Raw"])})
     job = dagster.definitions.resolve_job_def("event_tables")
-    dagster.instance.create_run_for_job(job, asset_selection=frozenset({key}), status=dg.DagsterRunStatus.STARTED)
+    tags = {"dagster/partition": world.now.date().isoformat()}
+    dagster.instance.create_run_for_job(job, asset_selection=selection, status=dg.DagsterRunStatus.STARTED, tags=tags)
     assert not any(table in tables(request) for request in tick(world, dagster))
+
+
+def mine(requests: list[dg.RunRequest], table: str) -> dg.RunRequest:
+    (request,) = [request for request in requests if table in tables(request)]
+    return request
+
+
+def run_tick(world: World, dagster: Dagster, table: str) -> dg.ExecuteInProcessResult:
+    return dagster.materialize(table, world.now.date().isoformat(), tags={SCOPE_TAG: TICK})
+
+
+def run_sweep(world: World, dagster: Dagster, table: str) -> dg.ExecuteInProcessResult:
+    """The part of a sweep that is about one table."""
+    tags = mine(tick(world, dagster, event_tables_sweep), table).tags
+    return dagster.materialize(table, tags[RANGE_START], tags[RANGE_END], tags={SCOPE_TAG: tags[SCOPE_TAG]})
+
+
+def test_a_sweep_asks_once_for_every_active_table_over_all_days_that_defender_keeps(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    set_watermark(world, table, HOUR)
+    requests = tick(world, dagster, event_tables_sweep)
+    request = mine(requests, table)
+    assert request.tags[SCOPE_TAG] == "sweep"
+    assert request.tags[RANGE_START] == (world.now - timedelta(days=30) + timedelta(minutes=15)).date().isoformat()
+    assert request.tags[RANGE_END] == world.now.date().isoformat()
+    every = [name for each in requests for name in tables(each)]
+    assert len(every) == len(set(every))
+    assert len({each.run_key for each in requests}) == len(requests)
+    assert len({world.catalogue[name].group for name in tables(request)}) == 1
+    world.configure(table, IsActive=False)
+    assert not any(table in tables(each) for each in tick(world, dagster, event_tables_sweep))
+
+
+def test_a_sweep_leaves_out_a_table_whose_last_run_has_not_ended(world: World, dagster: Dagster, table: str) -> None:
+    job = dagster.definitions.resolve_job_def("event_tables")
+    key = dg.AssetKey(["adx", f"{table}Raw"])
+    dagster.instance.create_run_for_job(job, asset_selection=frozenset({key}), status=dg.DagsterRunStatus.STARTED)
+    assert not any(table in tables(request) for request in tick(world, dagster, event_tables_sweep))
+
+
+def test_a_row_that_came_a_week_late_is_loaded_by_the_sweep_and_not_by_the_tick(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    world.rows(table, 5, ago=HOUR)
+    assert run_tick(world, dagster, table).success
+    assert world.difference(table) == (0, 0)
+    watermark = world.watermark(table)
+    world.rows(table, 1, ago=timedelta(days=7))
+    assert run_tick(world, dagster, table).success
+    assert world.difference(table) == (1, 0)
+    assert run_sweep(world, dagster, table).success
+    assert world.difference(table) == (0, 0)
+    assert world.watermark(table) == watermark
+    assert [row["RecordCount"] for row in world.audits(table)] == [5, 0, 1]
+
+
+def test_a_slice_that_the_failed_run_of_an_old_day_left_open_is_finished_by_the_sweep(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    world.rows(table, 5, ago=HOUR)
+    assert run_tick(world, dagster, table).success
+    world.rows(table, 3, ago=timedelta(days=9))
+    # The query after the count: it reads the slice.
+    world.tenant.faults.add("hunting", "status", match="datetime(", first=2, times=None, status=400, body="{}")
+    old = (world.now - timedelta(days=9)).date().isoformat()
+    assert not dagster.materialize(table, old).success
+    world.tenant.faults.clear()
+    (left,) = [row for row in world.ledger(table) if row["State"] == "Planned"]
+    assert run_tick(world, dagster, table).success
+    assert world.difference(table) == (3, 0)
+    assert run_sweep(world, dagster, table).success
+    assert world.difference(table) == (0, 0)
+    states = {row["SliceId"]: row["State"] for row in world.ledger(table)}
+    assert states[left["SliceId"]] == "Confirmed"
+    assert not {"Planned", "Queued"} & set(states.values())
 
 
 def sense(world: World, dagster: Dagster, cursor: str | None) -> tuple[list[dg.RunRequest], str]:

@@ -1,0 +1,133 @@
+"""Runs that ended without a word: each attempt of theirs gets its audit row and its observation.
+
+Here: which attempts those are, by Dagster's own records. Not here: the row (`migration.killed`) and finding out that a
+process is gone (`abandoned`).
+
+A sensor of Dagster's own for the end of runs (`run_status_sensor`) would go on to the next run although ADX could not
+be reached for this one; here a run stays due until its rows are written, and is marked then.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from defender_adx_pipeline.catalogue import Catalogue, DefenderTable
+from defender_adx_pipeline.defs.abandoned import Worker, end_abandoned_runs
+from defender_adx_pipeline.defs.assets import raw_key
+from defender_adx_pipeline.defs.partitions import partitions_of
+from defender_adx_pipeline.defs.reporting import observation
+from defender_adx_pipeline.instants import utc_now
+from defender_adx_pipeline.migration.killed import EndedAttempt, account
+from defender_adx_pipeline.migration.state import StateStore
+
+AUDITED_TAG = "defender_adx/audited"
+"""Its value is the run's id: a run that Dagster starts once more has the tags of the first."""
+
+RUN_ID = "run_id"
+"""Metadata of an observation that was made for a run, not by it."""
+
+_LOOK_BACK = timedelta(days=7)
+_RUNS = 1000
+_ENDS = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
+_BEGINS = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_RESTARTED}
+_EVENTS = {*_BEGINS, *_ENDS, dg.DagsterEventType.ASSET_OBSERVATION}
+_LOG = logging.getLogger(__name__)
+
+
+def settle_ended_runs(instance: dg.DagsterInstance, state: StateStore, catalogue: Catalogue) -> list[dg.DagsterRun]:
+    """End the runs whose process is gone, and account for every attempt that ended without a word of its own.
+
+    Returns:
+        The runs for which something was written.
+
+    Raises:
+        AdxError: ADX could not be asked or written to; the next look at the runs goes on from here.
+    """
+    end_abandoned_runs(instance)
+    statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    due = dg.RunsFilter(statuses=statuses, updated_after=utc_now() - _LOOK_BACK)
+    settled = []
+    for record in reversed(instance.get_run_records(filters=due, limit=_RUNS)):
+        run = record.dagster_run
+        if run.tags.get(AUDITED_TAG) == run.run_id or not _may_be_ours(run, catalogue):
+            continue
+        attempts = list(_attempts(instance, record, catalogue))
+        if any(attempt is None for attempt in attempts):
+            continue
+        for attempt in filter(None, attempts):
+            _account(instance, state, catalogue, attempt)
+        settled += [run] if attempts else []
+        instance.add_run_tags(run.run_id, {AUDITED_TAG: run.run_id})
+    return settled
+
+
+def _may_be_ours(run: dg.DagsterRun, catalogue: Catalogue) -> bool:
+    """False for a run that was asked for other assets only; one of a whole job does not say."""
+    return not run.asset_selection or not run.asset_selection.isdisjoint(map(raw_key, catalogue.events()))
+
+
+def _attempts(
+    instance: dg.DagsterInstance, record: dg.RunRecord, catalogue: Catalogue
+) -> Iterator[EndedAttempt | None]:
+    """The attempts of a run without an observation; None for one that may still go on."""
+    run = record.dagster_run
+    steps = {raw_key(table).to_python_identifier(): table for table in catalogue.events()}
+    entries = [entry for entry in instance.all_logs(run.run_id, of_type=_EVENTS) if entry.step_key in steps]
+    tries = Counter(str(entry.step_key) for entry in entries if entry.dagster_event_type in _BEGINS)
+    began = {str(entry.step_key): entry.timestamp for entry in entries if entry.dagster_event_type in _BEGINS}
+    observations = dg.DagsterEventType.ASSET_OBSERVATION
+    observed = Counter(str(entry.step_key) for entry in entries if entry.dagster_event_type == observations)
+    ends = {str(entry.step_key): entry for entry in entries if entry.dagster_event_type in _ENDS}
+    worker = Worker.of(run)
+    goes_on = worker is not None and worker != Worker.here(worker.run_id) and not worker.is_gone()
+    for step, number in tries.items():
+        if observed[step] >= number:
+            continue
+        if step not in ends and goes_on:
+            # Marked as cancelled by force, say: the step may yet write its row, or load rows that the row has to count.
+            yield None
+            continue
+        yield EndedAttempt(
+            source_table=steps[step].name,
+            run_id=run.run_id,
+            partitions=partitions_of(run.tags),
+            started=_instant(began[step]),
+            ended=_instant(record.end_time or record.update_timestamp.timestamp()),
+            why=_why(run, ends.get(step)),
+            tries=number,
+        )
+
+
+def _why(run: dg.DagsterRun, end: dg.EventLogEntry | None) -> str:
+    event = end.dagster_event if end is not None else None
+    if event is None or event.event_type != dg.DagsterEventType.STEP_FAILURE:
+        return f"Dagster has the run as {run.status.value}, and no end of the step."
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause  # beneath what Dagster has wrapped around it
+    return f"the step failed: {error.message.strip()}" if error else "the step failed."
+
+
+def _account(instance: dg.DagsterInstance, state: StateStore, catalogue: Catalogue, attempt: EndedAttempt) -> None:
+    table = catalogue[attempt.source_table]
+    row, tally = account(state, attempt)
+    if _is_observed(instance, table, attempt):
+        return
+    partition = None if "..." in attempt.partitions else attempt.partitions or None
+    seen = observation(raw_key(table), row, tally, partition)
+    instance.report_runless_asset_event(seen.with_metadata({**seen.metadata, RUN_ID: attempt.run_id}))
+    _LOG.warning("run %s ended without its own word on %s: %s", attempt.run_id, table.name, row.failure_reason)
+
+
+def _is_observed(instance: dg.DagsterInstance, table: DefenderTable, attempt: EndedAttempt) -> bool:
+    since = dg.AssetRecordsFilter(raw_key(table), after_timestamp=attempt.started.timestamp())
+    records = instance.fetch_observations(since, limit=_RUNS).records
+    observations = [record.asset_observation for record in records if record.asset_observation]
+    return any(RUN_ID in seen.metadata and seen.metadata[RUN_ID].value == attempt.run_id for seen in observations)
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

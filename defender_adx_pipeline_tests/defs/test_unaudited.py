@@ -1,0 +1,221 @@
+"""Attempts that ended without a word get their audit row and observation, once. Real kills are in `test_kills`."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from defender_adx_pipeline.adx.errors import AdxError
+from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.defs.abandoned import Worker
+from defender_adx_pipeline.defs.assets import raw_key
+from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.sensors import runs_without_a_word
+from defender_adx_pipeline.defs.unaudited import settle_ended_runs
+from defender_adx_pipeline.migration.audit import AuditRow, audit_id
+from defender_adx_pipeline.migration.ledger import RunIdentity, slice_row
+from defender_adx_pipeline.migration.slices import Slice
+from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline_tests.defs.conftest import Dagster
+from defender_adx_pipeline_tests.migration.world import World
+
+DAY = timedelta(days=1)
+GONE = replace(Worker.here(), pid=2**22 + 1)
+"""No process has such a number: Linux ends at 2**22."""
+
+
+def killed_run(
+    dagster: Dagster,
+    table: DefenderTable,
+    *,
+    worker: Worker = GONE,
+    tags: dict[str, str] | None = None,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+) -> dg.DagsterRun:
+    """A run as a kill leaves it: its step has begun, and nothing else happened."""
+    run = dagster.instance.create_run_for_job(
+        dagster.definitions.resolve_job_def("event_tables"),
+        asset_selection=frozenset({raw_key(table)}),
+        tags={**worker.tags(), **(tags or {"dagster/partition": "2026-11-20"})},
+        status=status,
+    )
+    step = raw_key(table).to_python_identifier()
+    event = dg.DagsterEvent(dg.DagsterEventType.STEP_START.value, run.job_name, step_key=step)
+    dagster.instance.report_dagster_event(event, run.run_id)
+    return run
+
+
+def settle(world: World, dagster: Dagster) -> list[str]:
+    state = world.migration().state
+    return [run.run_id for run in settle_ended_runs(dagster.instance, state, world.catalogue)]
+
+
+def slices(world: World, table: DefenderTable, run_id: str, states: list[str]) -> Window:
+    """Slices of ten rows in the ledger, each with every state up to its own."""
+    run, start = RunIdentity(run_id, "2026-11-20"), world.now - 2 * DAY
+    order = ["Planned", "Queued", "Confirmed"]
+    rows = []
+    for number, last in enumerate(states):
+        window = Window(start + number * DAY / 24, start + (number + 1) * DAY / 24)
+        item = Slice(f"{number:032x}", table.name, table.raw_table, window, 10, "Planned", 10, 1000)
+        rows += [slice_row(item, run, state=state, now=world.now) for state in order[: order.index(last) + 1]]
+    world.migration().state.append_ledger(rows)
+    return Window(start, start + len(states) * DAY / 24)
+
+
+def test_a_killed_run_is_ended_and_gets_its_audit_row_with_what_the_ledger_has(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    known = world.catalogue[table]
+    run = killed_run(dagster, known)
+    window = slices(world, known, run.run_id, ["Confirmed", "Confirmed", "Queued", "Planned"])
+    slices(world, known, "another run", ["Confirmed"])
+    assert settle(world, dagster) == [run.run_id]
+    (row,) = world.audits(table)
+    assert (row["Status"], row["RecordCount"]) == ("Failed", 20)
+    for part in (
+        run.run_id,
+        "2026-11-20",
+        str(window),
+        "Of its 4 slices",
+        "2 are confirmed",
+        "goes on from the ledger",
+    ):
+        assert part in row["FailureReason"]
+    (observation,) = dagster.observations(table)
+    assert observation.partition == "2026-11-20"
+    assert observation.metadata["FailureReason"].value == row["FailureReason"]
+    assert observation.metadata["run_id"].value == run.run_id
+    ended = dagster.instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_asked_again_nothing_is_written_a_second_time(world: World, dagster: Dagster, table: str) -> None:
+    run = killed_run(dagster, world.catalogue[table])
+    assert settle(world, dagster) == [run.run_id]
+    assert settle(world, dagster) == []
+    # Killed between its own writing and the mark that it has written.
+    dagster.instance.add_run_tags(run.run_id, {"defender_adx/audited": "no"})
+    assert settle(world, dagster) == [run.run_id]
+    assert len(world.audits(table)) == len(dagster.observations(table)) == 1
+
+
+def test_an_attempt_that_was_killed_after_its_audit_row_is_observed_with_that_row(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    run = killed_run(dagster, world.catalogue[table])
+    said = AuditRow(table, datetime.now(tz=world.now.tzinfo), "Success", "", 7)
+    world.migration().state.append_audit(said, once=audit_id(run.run_id, table))
+    settle(world, dagster)
+    (row,) = world.audits(table)
+    (observation,) = dagster.observations(table)
+    assert (row["Status"], row["RecordCount"]) == ("Success", 7)
+    assert (observation.metadata["Status"].value, observation.metadata["RecordCount"].value) == ("Success", 7)
+
+
+def test_an_audit_row_of_the_attempt_that_comes_after_the_one_written_for_it_is_not_taken(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    run = killed_run(dagster, world.catalogue[table])
+    settle(world, dagster)
+    late = AuditRow(table, world.now, "Success", "", 7)
+    world.migration().state.append_audit(late, once=audit_id(run.run_id, table))
+    assert world.statuses(table) == ["Failed"]
+
+
+def test_a_row_of_another_attempt_in_the_same_minutes_is_not_taken_for_the_missing_one(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    killed_run(dagster, world.catalogue[table])
+    world.migration().state.append_audit(AuditRow(table, datetime.now(tz=world.now.tzinfo), "Success", "", 7))
+    settle(world, dagster)
+    assert sorted(world.statuses(table)) == ["Failed", "Success"]
+
+
+def test_a_run_that_failed_with_its_own_word_is_left_as_it_is(world: World, dagster: Dagster, table: str) -> None:
+    world.rows(table, 5, ago=30 * DAY / 24)
+    world.tenant.faults.add("hunting", "status", match="summarize Rows", times=None, status=400, body="{}")
+    assert not dagster.materialize(table, (world.now - DAY).date().isoformat()).success
+    world.tenant.faults.clear()
+    assert settle(world, dagster) == []
+    assert len(world.audits(table)) == len(dagster.observations(table)) == 1
+
+
+def test_a_step_that_failed_before_it_had_settings_gets_the_row_that_says_why(
+    world: World, dagster: Dagster, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("DEFENDER_SETTLE", "soon")
+        assert not dagster.materialize(table, (world.now - DAY).date().isoformat()).success
+    assert world.audits(table) == []
+    settle(world, dagster)
+    (row,) = world.audits(table)
+    assert row["Status"] == "Failed"
+    assert "DEFENDER_SETTLE" in row["FailureReason"]
+    assert "It had planned nothing yet" in row["FailureReason"]
+
+
+def test_a_cancelled_run_whose_process_still_works_is_looked_at_when_that_has_ended(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    # Marked as cancelled by force; of a process on another machine nobody here can tell that it has ended.
+    works = replace(GONE, host="another machine")
+    run = killed_run(dagster, world.catalogue[table], worker=works)
+    dagster.instance.report_run_canceled(run)
+    assert settle(world, dagster) == []
+    assert world.audits(table) == []
+    dagster.instance.add_run_tags(run.run_id, GONE.tags())
+    assert settle(world, dagster) == [run.run_id]
+    assert "CANCELED" in world.audits(table)[0]["FailureReason"]
+
+
+def test_a_run_that_is_started_once_more_has_a_row_of_its_own(world: World, dagster: Dagster, table: str) -> None:
+    first = killed_run(dagster, world.catalogue[table])
+    settle(world, dagster)
+    marked = dagster.instance.get_run_by_id(first.run_id)
+    assert marked is not None
+    inherited = {name: text for name, text in marked.tags.items() if name.startswith("defender_adx/")}
+    second = killed_run(dagster, world.catalogue[table], tags=inherited)
+    assert settle(world, dagster) == [second.run_id]
+    assert world.statuses(table) == ["Failed", "Failed"]
+
+
+def test_a_run_of_a_range_names_its_first_and_last_partition_and_is_observed_without_one(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    killed_run(dagster, world.catalogue[table], tags={RANGE_START: "2026-11-01", RANGE_END: "2026-11-20"})
+    settle(world, dagster)
+    assert "2026-11-01...2026-11-20" in world.audits(table)[0]["FailureReason"]
+    (observation,) = dagster.observations(table)
+    assert observation.partition is None
+
+
+def test_runs_of_other_assets_are_left_alone(world: World, dagster: Dagster) -> None:
+    @dg.asset
+    def somebody_elses() -> None:
+        raise RuntimeError("no")
+
+    assert not dg.materialize([somebody_elses], instance=dagster.instance, raise_on_error=False).success
+    assert settle(world, dagster) == []
+
+
+def test_a_row_that_cannot_be_written_stays_due(world: World, dagster: Dagster, table: str) -> None:
+    run = killed_run(dagster, world.catalogue[table])
+    world.tenant.faults.add("engine", "status", match="MigrationAuditLog", times=None, status=400, body="{}")
+    with pytest.raises(AdxError):
+        settle(world, dagster)
+    world.tenant.faults.clear()
+    assert settle(world, dagster) == [run.run_id]
+    assert world.statuses(table) == ["Failed"]
+
+
+def test_the_sensor_does_so_and_starts_nothing(world: World, dagster: Dagster, table: str) -> None:
+    run = killed_run(dagster, world.catalogue[table])
+    resources = dagster.definitions.resources
+    with dg.build_sensor_context(instance=dagster.instance, resources=resources) as context:
+        data = runs_without_a_word.evaluate_tick(context)
+    assert not data.run_requests
+    assert run.run_id in str(data.skip_message)
+    assert world.statuses(table) == ["Failed"]
