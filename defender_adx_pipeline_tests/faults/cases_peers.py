@@ -12,6 +12,7 @@ import math
 import re
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
+
+import pytest
 
 from benchmarks.older_flow import CHUNK_ROWS, PAGE_ROWS, OlderFlow
 from defender_adx_pipeline.adx.errors import AdxError
@@ -39,7 +42,6 @@ from defender_adx_pipeline.migration.errors import MigrationError
 from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.planner import EngineOptions
 from defender_adx_pipeline.migration.windows import Window
-from defender_adx_pipeline_tests.kills import settings_in_environment, wait_until
 
 TABLE = "DeviceLogonEvents"
 SCALE = 10
@@ -234,8 +236,11 @@ class Side:
 
     def outcome(self) -> Outcome:
         """Wait until nothing is queued any more, then count."""
-        if not wait_until(lambda: not any(map(self.tenant.storage.message_count, READY)), 60.0):
-            raise RuntimeError(f"{self.situation.name}: the queue of the ingestion worker does not become empty")
+        deadline = time.monotonic() + 60.0
+        while any(map(self.tenant.storage.message_count, READY)):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.situation.name}: the queue of the ingestion worker does not become empty")
+            time.sleep(0.02)
         rows = self.database.adx.query(f"['{TABLE}Raw'] | project Id = tolong(Records.ReportId)")
         there = Counter(int(row["Id"]) for row in rows)
         audits = self.database.adx.query(f"{AUDIT} | order by Timestamp asc")
@@ -276,7 +281,9 @@ def side(situation: Situation, scale: int = SCALE, opened: Callable[..., Any] | 
         else:
             tenant = stack.enter_context(opened(**options))
         variables = {**tenant.environment(), "DEFENDER_SLICE_ROWS": str(situation.page // scale)}
-        stack.enter_context(settings_in_environment(variables))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in variables.items():
+            patch.setenv(name, value)
         database = stack.enter_context(open_database())
         bootstrap(
             database.adx,
