@@ -50,7 +50,9 @@ SCALE = 10
 CLOCK = 2000.0
 """How much faster than real time the quota's windows and the pipeline's waiting go."""
 
-STEP = timedelta(seconds=5)
+SPREAD = timedelta(hours=15)
+"""Between the times of the first and the last row of a situation."""
+
 Place = int | Literal["count", "last"]
 
 TOO_MANY_CALLS = Fault(
@@ -153,8 +155,9 @@ class Interference:
         self._take = tenant.faults.take
         count = situation.rows // scale
         times = -(-situation.times // (scale if situation.times > 10 else 1)) or count
-        self._add(self._start + STEP * (number * times // count) for number in range(count))
-        self._newest = self._start + STEP * (times - 1)
+        self._step = SPREAD / times
+        self._add(self._start + self._step * (number * times // count) for number in range(count))
+        self._newest = self._start + self._step * (times - 1)
 
     def __enter__(self) -> Self:
         self._tenant.faults.take = self._watched  # type: ignore[method-assign]
@@ -171,7 +174,7 @@ class Interference:
     def after_run(self) -> None:
         """What happens between the first run and the second."""
         late = self._situation.late // self._scale
-        self._add(self._start + STEP * (7 * number) + STEP / 2 for number in range(late))
+        self._add(self._start + self._step * (7 * number) + self._step / 2 for number in range(late))
 
     def _add(self, times: Iterator[datetime]) -> None:
         rows = [
@@ -197,8 +200,8 @@ class Interference:
             self._tenant.faults.add("hunting", situation.fault, **armed)
         if number and number <= 4 and situation.arriving:
             count = situation.arriving // self._scale
-            self._add(self._newest + STEP * (1 + number) for number in range(count))
-            self._newest += STEP * count
+            self._add(self._newest + self._step * (1 + number) for number in range(count))
+            self._newest += self._step * count
 
     def _number(self, statement: str) -> int:
         """Which page a query asks for, from 1; 0 for a count."""
