@@ -5,6 +5,7 @@ extent per call, in one transaction. Not here: every other entity (`adx_entities
 (`commands*`), reading blobs (`worker`).
 """
 
+import dataclasses
 import json
 import threading
 import uuid
@@ -286,6 +287,38 @@ class AdxStore(EntityStore):
         """Whether an extent of the table carries `ingest-by:<value>` for one of the values."""
         wanted = {f"ingest-by:{value}" for value in values}
         return bool(wanted) and any(wanted.intersection(extent.tags) for extent in self.extents(table))
+
+    def drop_tags(self, table: str, dropped: Callable[[Extent], Iterable[str]]) -> list[Extent]:
+        """Take tags off extents; `ingestIfNotExists` no longer knows of those that begin with `ingest-by:`.
+
+        Args:
+            table: the table.
+            dropped: says which tags an extent loses.
+
+        Returns:
+            The extents that lost one, as they are now.
+        """
+        changed = []
+        with self._writing([table]):
+            for extent in self.extents(table):
+                gone = set(dropped(extent))
+                kept = tuple(tag for tag in extent.tags if tag not in gone)
+                if kept != extent.tags:
+                    changed.append(dataclasses.replace(extent, tags=kept))
+            with self.transaction() as cursor:
+                for extent in changed:
+                    cursor.execute(
+                        "UPDATE adx.meta.extents SET tags = ? WHERE extent_id = ?",
+                        [json.dumps(list(extent.tags)), extent.extent_id],
+                    )
+        return changed
+
+    def clear_rows(self) -> None:
+        """Empty every table, and forget what ingestion reported; schema, functions and policies stay."""
+        for name in self.tables():
+            self.drop_extents(name, None)
+        with self.transaction() as cursor:
+            cursor.execute("DELETE FROM adx.meta.journal")
 
     def drop_extents(self, table: str | None, ids: Sequence[str] | None) -> list[Extent]:
         """Drop extents (all of the table when `ids` is None) with their rows and the memory of their tags."""

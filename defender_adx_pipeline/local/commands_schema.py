@@ -5,11 +5,12 @@ Here: `.create`, `.create-merge`, `.create-or-alter`, `.alter-merge` of columns,
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
 from defender_adx_pipeline.local import commands_access, commands_policy
-from defender_adx_pipeline.local.adx_schema import Document, StoredTable
+from defender_adx_pipeline.local.adx_schema import Document, Extent, StoredTable
 from defender_adx_pipeline.local.commands_context import Context
 from defender_adx_pipeline.local.commands_text import Reader
 from defender_adx_pipeline.local.engine import as_fault
@@ -83,7 +84,7 @@ def alter_merge(context: Context, reader: Reader) -> Table:
 
 
 def drop(context: Context, reader: Reader) -> Table:
-    """`.drop table|tables|function|materialized-view|extents|table ... mapping|database ... role`."""
+    """`.drop table|tables|function|materialized-view|extents|database ... role`; of a table: mapping, extent tags."""
     for word, kind, stored in (("function", "Function", "function"), ("materialized-view", "MaterializedView", "view")):
         if reader.take(word):
             name = reader.name()
@@ -95,10 +96,18 @@ def drop(context: Context, reader: Reader) -> Table:
         return commands_access.drop(context, reader)
     if reader.take("extents"):
         return _drop_extents(context, reader)
+    return _drop_tables(context, reader)
+
+
+def _drop_tables(context: Context, reader: Reader) -> Table:
+    """Tables, or something of one table."""
+    reader.take("async")
     many = reader.take("tables")
     if not many:
         reader.need("table")
     names = reader.names()
+    if reader.take("extent"):
+        return _drop_extent_tags(context, reader, context.store.table(names[0]).name)
     if reader.take("ingestion"):
         return _drop_mapping(context, reader, names[0])
     if_exists = reader.take("ifexists")
@@ -252,10 +261,7 @@ def _drop_extents(context: Context, reader: Reader) -> Table:
     ids: list[str] | None = None
     table: str | None = None
     if reader.take("<|"):
-        from defender_adx_pipeline.local.commands import CommandRunner  # noqa: PLC0415 - a command within a command
-
-        listed = CommandRunner(context.store, context.engine).run(reader.rest(), context.principal)
-        ids = [str(row["ExtentId"]) for row in listed.dicts()]
+        ids = [str(row["ExtentId"]) for row in _rows_of(context, reader.rest())]
     elif reader.text.startswith("(", reader.at):
         ids = [part.strip().strip("'\"") for part in reader.balanced("(", ")").split(",")]
     if reader.take("from"):
@@ -265,6 +271,43 @@ def _drop_extents(context: Context, reader: Reader) -> Table:
     dropped = context.store.drop_extents(table, ids)
     rows = [(extent.extent_id, extent.table, format_datetime(extent.created)) for extent in dropped]
     return Table((("ExtentId", "guid"), ("TableName", "string"), ("CreatedOn", "datetime")), rows)
+
+
+def _drop_extent_tags(context: Context, reader: Reader, table: str) -> Table:
+    """`.drop table T extent tags ('a', ...) [with (extentCreatedOnFrom=..., extentCreatedOnTo=...)]`, or `<| query`.
+
+    The query gives `ExtentId` and `Tags`: for each extent those that it loses.
+    """
+    reader.need("tags")
+    named = set(reader.strings()) if reader.text.startswith("(", reader.at) else None
+    created = reader.properties()
+    first, last = created.get("extentcreatedonfrom", ""), created.get("extentcreatedonto", "9999")
+    listed: dict[str, set[str]] = {}
+    if named is None:
+        reader.need("<|")
+        for row in _rows_of(context, reader.rest()):
+            tags = row["Tags"]
+            found = orjson.loads(tags) if str(tags).startswith("[") else str(tags).splitlines()
+            listed.setdefault(str(row["ExtentId"]), set()).update(found)
+
+    def dropped(extent: Extent) -> set[str]:
+        if not first <= extent.created.isoformat() < last:
+            return set()
+        return listed.get(extent.extent_id, set()) if named is None else named
+
+    changed = context.store.drop_tags(table, dropped)
+    columns = (("OriginalExtentId", "string"), ("ResultExtentId", "string"), ("ResultExtentTags", "string"))
+    rows = [(one.extent_id, one.extent_id, "\r\n".join(one.tags), "") for one in changed]
+    return Table((*columns, ("Details", "string")), rows)
+
+
+def _rows_of(context: Context, text: str) -> list[dict[str, Any]]:
+    """What a query, or a command and the query it is piped into, gives."""
+    if not text.lstrip().startswith("."):
+        return context.engine.query(text).dicts()
+    from defender_adx_pipeline.local.commands import CommandRunner  # noqa: PLC0415 - a command within a command
+
+    return CommandRunner(context.store, context.engine).run(text, context.principal).dicts()
 
 
 def _exists(kind: str, name: str) -> KustoFault:

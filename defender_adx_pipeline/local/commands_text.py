@@ -197,9 +197,11 @@ class Reader:
         return found
 
     def value(self) -> str:
-        """A literal: string, number, bool or bare word."""
+        """A literal: string, number, bool, bare word, or the inside of `datetime(...)`."""
         if self._at_literal():
             return self.string()
+        if self.take("datetime"):
+            return self.balanced("(", ")").strip()
         match = _NUMBER.match(self.text, self.at) or _BARE.match(self.text, self.at)
         if not match:
             self.fail("a value")

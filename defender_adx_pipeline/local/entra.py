@@ -264,10 +264,11 @@ def _unknown_tenant(tenant: str, now: datetime) -> Response:
     return _error(400, "invalid_request", 90002, text, now)
 
 
-def _error(status: int, error: str, code: int, text: str, now: datetime) -> Response:
+def error_body(error: str, code: int, text: str, now: datetime) -> dict[str, Any]:
+    """The JSON of a refusal: `error` in OAuth's words, `code` the number after AADSTS."""
     trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
     moment = now.strftime("%Y-%m-%d %H:%M:%SZ")
-    body: dict[str, Any] = {
+    return {
         "error": error,
         "error_description": (
             f"AADSTS{code}: {text} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {moment}"
@@ -278,4 +279,7 @@ def _error(status: int, error: str, code: int, text: str, now: datetime) -> Resp
         "correlation_id": correlation,
         "error_uri": f"https://login.microsoftonline.com/error?code={code}",
     }
-    return JSONResponse(body, status_code=status)
+
+
+def _error(status: int, error: str, code: int, text: str, now: datetime) -> Response:
+    return JSONResponse(error_body(error, code, text, now), status_code=status)

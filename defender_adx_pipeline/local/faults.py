@@ -1,68 +1,25 @@
 """Faults on request: which call of which service goes wrong, and how.
 
-Here: the script of rules, set in-process or through the admin app, and the decision per call. Not here: carrying a
-fault out on a connection (`servers`) or in the ingestion worker (`worker`).
+In-process: `tenant.faults.add("hunting", "throttled_minute", match="DeviceInfo", first=2, retry_after=5)`, where the
+second word is one of `presets.PRESETS` of the service or a bare kind with its fields; `tenant.faults.chaos(seed)` lets
+every call go wrong by chance; `tenant.faults.tally()` tells what went wrong. Over the admin app, see there.
+
+Here: the script of rules and the decision per call. Not here: carrying a fault out on a connection (`servers`) or in
+the ingestion worker (`worker`), and the words of the services (`presets`).
 """
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
-Service = Literal["hunting", "entra", "engine", "ingest", "storage", "worker"]
-Kind = Literal["status", "html", "reset", "truncate", "lost_reply", "delay", "hang", "duplicate"]
+from defender_adx_pipeline.local.chaos import Chaos
+from defender_adx_pipeline.local.fault_rules import KINDS, SERVICES, BadFaultError, Fault, Kind, Rule, Service
+from defender_adx_pipeline.local.presets import PRESETS, preset
 
-SERVICES: frozenset[str] = frozenset(get_args(Service))
-KINDS: frozenset[str] = frozenset(get_args(Kind))
-
-
-class BadFaultError(ValueError):
-    """A rule that names an unknown service, kind or field; the message says which."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What happens to the call.
-
-    - `status`: answer `status` with `headers` and `body` without doing the work;
-    - `html`: answer `status` with an HTML page, as a gateway does;
-    - `reset`: close the connection without an answer, the work not done;
-    - `truncate`: do the work and cut the answer's body after `keep` of it, then close;
-    - `lost_reply`: do the work, then close the connection without an answer (worker: ingest, but keep the message);
-    - `delay`: do the work `seconds` later;
-    - `hang`: wait `seconds` (default 3600) and close without an answer;
-    - `duplicate`: worker only, ingest the same message twice.
-    """
-
-    kind: Kind
-    status: int = 500
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: str = ""
-    seconds: float = 0.0
-    keep: float = 0.5
-    code: str = ""
-    """Worker only: the error code that a `status` fault registers as an ingestion failure; it is transient when
-    `status` is 500 or more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A fault and the calls that it hits.
-
-    Calls that `service`, `match`, `path` and `method` select are counted per rule from 1; the rule fires for calls
-    `first` to `first + times - 1` (`times` None: for ever), each with `probability`.
-    """
-
-    service: Service
-    fault: Fault
-    match: str = ""
-    """Text that the statement, table or path contains; empty matches every call."""
-    method: str = ""
-    first: int = 1
-    times: int | None = 1
-    probability: float = 1.0
-    seed: int = 7
+__all__ = ["KINDS", "SERVICES", "BadFaultError", "Fault", "FaultScript", "Kind", "Rule", "Service"]
 
 
 @dataclass(slots=True)
@@ -74,23 +31,25 @@ class _Armed:
 
 
 class FaultScript:
-    """The rules in force. Thread-safe; the first rule that fires for a call wins."""
+    """The rules in force. Thread-safe; the first rule that fires for a call wins, and chaos comes after the rules."""
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
+        self._chaos: Chaos | None = None
+        self._fired: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, service: Service, fault: Fault | Kind, *, match: str = "", **rule: Any) -> Rule:
+    def add(self, service: Service, fault: Fault | str, *, match: str = "", **rule: Any) -> Rule:
         """Put a rule at the end of the script.
 
         Args:
             service: whose calls.
-            fault: what happens; a bare kind stands for `Fault(kind)`.
+            fault: what happens: a fault, the name of a preset of the service, or a bare kind.
             match: see `Rule.match`.
-            rule: further fields of `Rule`, or of `Fault` when `fault` is a bare kind.
+            rule: further fields of `Rule`; of `Fault` and arguments of `preset` as well when `fault` is a word.
 
         Raises:
-            BadFaultError: an unknown service, kind or field.
+            BadFaultError: an unknown service, preset, kind or field.
         """
         fields = {"service": service, "match": match, **rule}
         if isinstance(fault, Fault):
@@ -100,26 +59,55 @@ class FaultScript:
     def add_json(self, record: Mapping[str, Any]) -> Rule:
         """Put a rule given as one flat object: the fields of `Rule` and of `Fault` side by side.
 
+        `kind` is the name of a preset of the service or a bare kind; a preset takes the arguments of `preset` too.
+
         Raises:
-            BadFaultError: an unknown service, kind or field.
+            BadFaultError: an unknown service, preset, kind or field.
         """
-        own = {name: value for name, value in record.items() if name in Fault.__dataclass_fields__}
+        own = {name: value for name, value in record.items() if name not in Rule.__dataclass_fields__}
         rest = {name: value for name, value in record.items() if name not in own}
-        if own.get("kind") not in KINDS:
-            raise BadFaultError(f"fault kind {own.get('kind')!r} is unknown; known: {', '.join(sorted(KINDS))}")
-        return self._arm(_rule(rest, Fault(**own)))
+        word, service = own.pop("kind", None), _service(record)
+        if word in PRESETS[service]:
+            return self._arm(_rule(rest, preset(service, word, **own)))
+        if word not in KINDS:
+            raise BadFaultError(
+                f"fault kind {word!r} is unknown; kinds: {', '.join(sorted(KINDS))}; named faults of {service}:"
+                f" {', '.join(sorted(PRESETS[service]))}"
+            )
+        if unknown := set(own) - set(Fault.__dataclass_fields__):
+            raise BadFaultError(f"a fault rule has no field {', '.join(sorted(unknown))}")
+        return self._arm(_rule(rest, Fault(kind=word, **own)))
+
+    def chaos(self, seed: int, share: float = 0.10, weights: Mapping[str, Mapping[str, int]] | None = None) -> Chaos:
+        """From now on every call of every service goes wrong with probability `share`; see `chaos.Chaos`.
+
+        Raises:
+            BadFaultError: a share outside 0 to 1, or an unknown service or preset among the weights.
+        """
+        chaos = Chaos(seed, share, weights)
+        with self._lock:
+            self._chaos = chaos
+        return chaos
+
+    def calm(self) -> None:
+        """Chaos ends; rules and the tally stay."""
+        with self._lock:
+            self._chaos = None
 
     def clear(self) -> None:
-        """Nothing goes wrong any more."""
+        """Nothing goes wrong any more, and nothing is remembered of what did."""
         with self._lock:
             self._armed.clear()
+            self._fired.clear()
+            self._chaos = None
 
     def take(self, service: str, *texts: str | None, method: str = "") -> Fault | None:
         """Count a call and say what goes wrong with it.
 
         Args:
             service: whose call.
-            texts: statement, table and path of the call; a rule matches when one of them contains its text.
+            texts: statement, table and path of the call, or table and source id of a message at the worker; a rule
+                matches when one of them contains its text.
             method: HTTP method.
         """
         with self._lock:
@@ -131,6 +119,10 @@ class FaultScript:
                 if hit is None and _fires(armed):
                     armed.fired += 1
                     hit = armed.rule.fault
+            if hit is None and self._chaos is not None:
+                hit = self._chaos.draw(service, texts, method)
+            if hit is not None:
+                self._fired[service, hit.label] += 1
             return hit
 
     def as_json(self) -> list[dict[str, object]]:
@@ -143,7 +135,7 @@ class FaultScript:
                     "first": armed.rule.first,
                     "times": armed.rule.times,
                     "probability": armed.rule.probability,
-                    "kind": armed.rule.fault.kind,
+                    "kind": armed.rule.fault.label,
                     "status": armed.rule.fault.status,
                     "seen": armed.seen,
                     "fired": armed.fired,
@@ -151,10 +143,29 @@ class FaultScript:
                 for armed in self._armed
             ]
 
+    def chaos_as_json(self) -> dict[str, object]:
+        """`{"seed": n | null, "share": x, "calls": {service: n}, "fired": {service: {fault: n}}}`."""
+        with self._lock:
+            chaos = self._chaos
+        return {
+            "seed": chaos.seed if chaos else None,
+            "share": chaos.share if chaos else 0.0,
+            "calls": chaos.calls() if chaos else {},
+            "fired": self.tally(),
+        }
+
     def fired(self) -> int:
         """How many calls went wrong so far on the rules in force."""
         with self._lock:
             return sum(armed.fired for armed in self._armed)
+
+    def tally(self) -> dict[str, dict[str, int]]:
+        """Calls that went wrong since the last `clear`, by service and by the fault's name or kind."""
+        with self._lock:
+            found: dict[str, dict[str, int]] = {}
+            for (service, label), count in sorted(self._fired.items()):
+                found.setdefault(service, {})[label] = count
+            return found
 
     def _arm(self, rule: Rule) -> Rule:
         with self._lock:
@@ -163,12 +174,18 @@ class FaultScript:
         return rule
 
 
+def _service(fields: Mapping[str, Any]) -> Service:
+    for service in PRESETS:
+        if service == fields.get("service"):
+            return service
+    raise BadFaultError(f"fault service {fields.get('service')!r} is unknown; known: {', '.join(sorted(SERVICES))}")
+
+
 def _rule(fields: Mapping[str, Any], fault: Fault) -> Rule:
     unknown = set(fields) - set(Rule.__dataclass_fields__)
     if unknown:
         raise BadFaultError(f"a fault rule has no field {', '.join(sorted(unknown))}")
-    if fields.get("service") not in SERVICES:
-        raise BadFaultError(f"fault service {fields.get('service')!r} is unknown; known: {', '.join(sorted(SERVICES))}")
+    _service(fields)
     return Rule(fault=fault, **fields)
 
 

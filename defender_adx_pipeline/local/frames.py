@@ -182,6 +182,36 @@ def v2(table: Table, *, client_request_id: str = "", partial_failure: KustoFault
     )
 
 
+def cut_short(body: bytes, keep: float, *, in_rows: bool) -> bytes:
+    """The answer of a query that failed when a share of its rows had been sent.
+
+    Args:
+        body: a v2 answer as `v2` makes it; any other comes back as it is.
+        keep: share of the rows that are kept.
+        in_rows: whether the error stands among the rows as well, or in the last frame alone.
+    """
+    answer = orjson.loads(body)
+    if not isinstance(answer, list):
+        return body
+    error = KustoFault(
+        "Query execution lacks memory resources to complete (80DA0007): Partial query failure: Low memory condition"
+        " (E_LOW_MEMORY_CONDITION).",
+        code="LimitsExceeded",
+        type_="Kusto.Data.Exceptions.KustoServicePartialQueryFailureLowMemoryConditionException",
+        permanent=False,
+    )
+    errors = [error.body()]
+    for frame in answer:
+        if frame.get("TableKind") == "PrimaryResult":
+            rows = frame["Rows"]
+            del rows[int(len(rows) * keep) :]
+            if in_rows:
+                rows.append({"OneApiErrors": errors})
+        elif frame["FrameType"] == "DataSetCompletion":
+            frame.update(HasErrors=True, OneApiErrors=errors)
+    return orjson.dumps(answer)
+
+
 def encode_rows(table: Table) -> list[Any]:
     """Rows as JSON values, by KQL type: datetimes with seven digits, dynamics spliced in as they are stored."""
     kinds = [kind for _, kind in table.columns]

@@ -39,6 +39,18 @@ class Inbox(Protocol):
         """Take messages; others do not see them for a while."""
         ...
 
+    def release(self) -> None:
+        """Let messages that a reader took before its death be seen again."""
+        ...
+
+    def count(self) -> int:
+        """Messages that are there, taken ones included."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all messages."""
+        ...
+
     def wait(self, seconds: float) -> None:
         """Return when a message may have come, at the latest after `seconds`."""
         ...
@@ -75,6 +87,19 @@ class LocalInbox:
             self.store.delete_message(message.queue, message.id, message.receipt)
 
         return delete
+
+    def release(self) -> None:
+        """See `Inbox`. At once: a service's messages are hidden for minutes, and nobody here waits that long."""
+        self.store.release_messages()
+
+    def count(self) -> int:
+        """See `Inbox`."""
+        return sum(self.store.message_count(queue) for queue in READY)
+
+    def clear(self) -> None:
+        """See `Inbox`."""
+        for queue in READY:
+            self.store.clear_messages(queue)
 
     def wait(self, seconds: float) -> None:
         """See `Inbox`."""
@@ -123,6 +148,21 @@ class ExternalInbox:
                 service.get_queue_client(queue).delete_message(id_, receipt)
 
         return delete
+
+    def release(self) -> None:
+        """See `Inbox`. They come by themselves when `HOLD` is over; an account has no way to hasten it."""
+
+    def count(self) -> int:
+        """See `Inbox`."""
+        with self.storage.queues() as service:
+            queues = [service.get_queue_client(name).get_queue_properties() for name in READY]
+        return sum(int(queue.approximate_message_count or 0) for queue in queues)
+
+    def clear(self) -> None:
+        """See `Inbox`."""
+        with self.storage.queues() as service:
+            for queue in READY:
+                service.get_queue_client(queue).clear_messages()
 
     def wait(self, seconds: float) -> None:
         """See `Inbox`."""

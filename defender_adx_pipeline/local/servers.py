@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from defender_adx_pipeline.local.faults import Fault, FaultScript
+from defender_adx_pipeline.local.frames import cut_short
 from defender_adx_pipeline.local.state import KEPT_HEADERS, LoggedRequest, RequestLog, utcnow
 
 Message = dict[str, Any]
@@ -121,7 +122,7 @@ class _Call:
             seconds=time.perf_counter() - self.begun,
             statement=self.statement,
             table=self.table,
-            fault=self.fault.kind if self.fault else None,
+            fault=self.fault.label if self.fault else None,
         )
         self.owner.log.add(entry)
 
@@ -137,6 +138,8 @@ class _Call:
             await self._drop()
         elif fault.kind == "truncate":
             await self._truncated(fault)
+        elif fault.kind in ("cut", "partial", "partial_end"):
+            await self._altered(fault)
         else:
             if fault.kind == "hang":
                 await _gone(self.receive, fault.seconds or 3600.0)
@@ -153,6 +156,28 @@ class _Call:
 
     async def _truncated(self, fault: Fault) -> None:
         """Promise the whole body, send part of it, hang up."""
+        start, body = await self._work()
+        await self._watched(start)
+        await self._watched(
+            {"type": "http.response.body", "body": body[: int(len(body) * fault.keep)], "more_body": True}
+        )
+        self._record()
+        self._transport().close()
+        await _gone(self.receive, 5.0)
+
+    async def _altered(self, fault: Fault) -> None:
+        """Send an answer that is complete as HTTP, and not what it was."""
+        start, body = await self._work()
+        if fault.kind == "cut":
+            body = body[: int(len(body) * fault.keep)]
+        elif start["status"] == 200:
+            body = cut_short(body, fault.keep, in_rows=fault.kind == "partial")
+        kept = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+        await self._watched({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+        await self._watched({"type": "http.response.body", "body": body})
+
+    async def _work(self) -> tuple[Message, bytes]:
+        """Do the work; the start of its answer, with the length of the whole body told, and the body."""
         start: Message = {}
         parts: list[bytes] = []
 
@@ -166,13 +191,7 @@ class _Call:
         body = b"".join(parts)
         kept = [pair for pair in start["headers"] if pair[0].lower() not in (b"content-length", b"transfer-encoding")]
         start["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
-        await self._watched(start)
-        await self._watched(
-            {"type": "http.response.body", "body": body[: int(len(body) * fault.keep)], "more_body": True}
-        )
-        self._record()
-        self._transport().close()
-        await _gone(self.receive, 5.0)
+        return start, body
 
     async def _drop(self) -> None:
         self._record()

@@ -5,7 +5,7 @@ the two sides (`source`, `adx_store`) and what goes wrong on request (`faults`).
 """
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -74,6 +74,7 @@ class RequestLog:
     _entries: deque[LoggedRequest] = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _count: int = field(init=False, default=0)
+    _by_service: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._entries = deque(maxlen=self.limit)
@@ -88,6 +89,7 @@ class RequestLog:
         """Keep a finished request."""
         with self._lock:
             self._entries.append(entry)
+            self._by_service[entry.service] += 1
 
     def entries(
         self, *, service: str | None = None, since: datetime | int | None = None, statement: str | None = None
@@ -114,8 +116,13 @@ class RequestLog:
         with self._lock:
             return self._count
 
+    def counts(self) -> dict[str, int]:
+        """Finished requests by service since the start, also those that the log has let go of."""
+        with self._lock:
+            return dict(sorted(self._by_service.items()))
+
     def clear(self) -> None:
-        """Forget everything but the count."""
+        """Forget everything but the counts."""
         with self._lock:
             self._entries.clear()
 

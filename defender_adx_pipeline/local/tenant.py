@@ -224,7 +224,6 @@ class LocalTenant:
         access = Access(self._principal, required=self._require_auth, principal=f"aadapp={CLIENT_ID};{TENANT_ID}")
         resources = self._external or LocalStorage(self.storage, lambda: self._servers["storage"].url)
         resources.prepare()
-        self.storage.release_messages()
         identities = Identities(self.storage.key)
         inbox: Inbox = ExternalInbox(self._external) if self._external else LocalInbox(self.storage)
         self.worker = IngestionWorker(self.adx, inbox, identities, self.faults, self.batching_delay)
@@ -236,7 +235,7 @@ class LocalTenant:
             "engine": [*engine_routes(engine, CommandRunner(self.adx, engine).run, access, self._metadata)],
             "ingest": [metadata_route(self._metadata), command_route(management.run, access)],
             "storage": [*storage_routes(self.storage)],
-            "admin": [*admin_routes(self.log, self.faults, self.source, self.adx)],
+            "admin": [*admin_routes(self.log, self.faults, self.source, self.adx, self.worker)],
         }
         return {name: self._server(name, routes[name], certificate) for name in routes}
 

@@ -1,6 +1,7 @@
 """The ingestion worker: what the service does with a queued message.
 
-Here: taking messages at least once, waiting for the batching delay, checking, loading, reporting. Not here: what
+Here: taking messages at least once, waiting for the batching delay, checking, loading, reporting, and dying on request
+(`tenant.worker.crash(restart_after=0.2)`, then `start()` where that was None). Not here: what
 becomes of the records (`loading`) and where messages and blobs lie (`inbox`).
 """
 
@@ -30,6 +31,20 @@ _POLL = 0.05
 _REPORT_FAILURES, _REPORT_NONE, _REPORT_ALL = 0, 1, 2
 
 
+class _DiedError(Exception):
+    """The worker's life ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A message that was taken and waits for its moment (monotonic seconds)."""
+
+    moment: float
+    received: Received
+    spared: bool = False
+    """Whether it has had its fault already."""
+
+
 @dataclass(slots=True)
 class IngestionWorker:
     """Ingests queued blobs in a thread of its own, one after the other.
@@ -48,12 +63,17 @@ class IngestionWorker:
     faults: FaultScript
     batching_delay: float = 0.2
     _stopping: threading.Event = field(init=False, default_factory=threading.Event)
+    _dying: threading.Event = field(init=False, default_factory=threading.Event)
     _thread: threading.Thread | None = field(init=False, default=None)
-    _pending: list[tuple[float, Received]] = field(init=False, default_factory=list)
+    _pending: list[_Pending] = field(init=False, default_factory=list)
+    _in_hand: bool = field(init=False, default=False)
+    _down: float = field(init=False, default=0.0)
 
     def start(self) -> None:
-        """Begin to take messages."""
+        """Begin to take messages, those that an earlier life held and did not acknowledge among them."""
         self._stopping.clear()
+        self._dying.clear()
+        self.inbox.release()
         self._thread = threading.Thread(target=self._run, name="local-ingestion-worker", daemon=True)
         self._thread.start()
 
@@ -63,6 +83,40 @@ class IngestionWorker:
         if self._thread is not None:
             self._thread.join(timeout=60)
             self._thread = None
+        self._pending.clear()
+
+    def crash(self, restart_after: float | None = 0.2) -> bool:
+        """Die at once, as `kill -9` does to the service's own process: nothing is acknowledged or reported any more.
+
+        A blob whose load has begun is loaded, since a load is one transaction, and its message comes again; what was
+        only taken from the queue comes again as well.
+
+        Args:
+            restart_after: seconds until the worker is back; None leaves it dead until `start`.
+
+        Returns:
+            Whether it died with a blob in hand.
+        """
+        thread, in_hand = self._thread, self._in_hand
+        if thread is None or not thread.is_alive():
+            return False
+        self._down = restart_after if restart_after is not None else 0.0
+        if restart_after is None:
+            self._stopping.set()
+        self._dying.set()
+        if restart_after is None:
+            thread.join(timeout=60)
+            self._pending.clear()
+        return in_hand
+
+    def waiting(self) -> int:
+        """Messages that are not acknowledged yet, those in hand among them."""
+        return self.inbox.count()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes messages."""
+        return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -71,41 +125,86 @@ class IngestionWorker:
             except AzureError as error:  # an external account that is gone for a moment
                 _LOG.warning("the ingestion worker cannot reach its storage: %s", type(error).__name__)
                 self._stopping.wait(1.0)
+            except _DiedError:
+                self._in_hand = False
+                self._pending.clear()
+                # A supervisor would start the process again; the thread lives, and remembers nothing.
+                self._stopping.wait(self._down)
+                self._dying.clear()
+                self.inbox.release()
+
+    def _survives(self) -> None:
+        """Nothing is done past a point at which the worker is dead.
+
+        Raises:
+            _DiedError: it is.
+        """
+        if self._dying.is_set():
+            raise _DiedError
 
     def _turn(self) -> None:
         now = time.monotonic()
+        self._survives()
         for received in self.inbox.receive(32):
-            self._pending.append((now + self._delay(received), received))
-        due = [received for moment, received in self._pending if moment <= now]
-        self._pending = [one for one in self._pending if one[0] > now]
-        for received in due:
+            self._pending.append(_Pending(now + self._delay(received), received))
+        due = [one for one in self._pending if one.moment <= now]
+        self._pending = [one for one in self._pending if one.moment > now]
+        for one in due:
             if self._stopping.is_set():
                 return
-            self._deliver(received)
+            self._survives()
+            self._in_hand = True
+            self._deliver(one)
+            self._in_hand = False
         if not due:
-            nearest = min((moment for moment, _ in self._pending), default=now + _POLL)
+            nearest = min((one.moment for one in self._pending), default=now + _POLL)
             self.inbox.wait(min(max(nearest - now, 0.001), _POLL))
 
     def _delay(self, received: Received) -> float:
         flush = (_parsed(received.text) or {}).get("FlushImmediately")
         return 0.0 if flush else self.batching_delay
 
-    def _deliver(self, received: Received) -> None:
-        message = _parsed(received.text)
+    def _deliver(self, one: _Pending) -> None:
+        message = _parsed(one.received.text)
         if message is None:
             _LOG.warning("a queue message that is not base64 JSON was dropped, as the service does")
-            received.acknowledge()
+            one.received.acknowledge()
             return
-        fault = self.faults.take("worker", str(message.get("TableName")), str(message.get("Id")))
-        if fault is not None and fault.kind in ("delay", "hang"):
-            self._stopping.wait(fault.seconds)
-        if fault is not None and fault.kind == "reset":
-            self._pending.append((time.monotonic() + self.batching_delay, received))
+        fault = None
+        if not one.spared:
+            fault = self.faults.take("worker", str(message.get("TableName")), str(message.get("Id")))
+        if fault is not None and self._holds_back(fault, one):
             return
-        self.ingest(message, fault)
+        if fault is not None and fault.kind == "crash" and not fault.keep:
+            self._die(fault)
+        if fault is None or fault.kind != "drop":
+            self.ingest(message, fault)
+        self._survives()
         if fault is not None and fault.kind in ("duplicate", "lost_reply"):
             self.ingest(message)
-        received.acknowledge()
+        if fault is not None and fault.kind == "crash":
+            self._die(fault)
+        if fault is not None and fault.kind == "status" and fault.status >= 500 and fault.seconds:
+            self._later(one, fault.seconds)
+            return
+        one.received.acknowledge()
+
+    def _holds_back(self, fault: Fault, one: _Pending) -> bool:
+        """Whether the fault puts the message off."""
+        if fault.kind == "hang":
+            self._stopping.wait(fault.seconds)
+        if fault.kind == "delay":
+            self._later(one, fault.seconds)
+        if fault.kind == "reset":
+            self._pending.append(_Pending(time.monotonic() + self.batching_delay, one.received))
+        return fault.kind in ("delay", "reset")
+
+    def _later(self, one: _Pending, seconds: float) -> None:
+        self._pending.append(_Pending(time.monotonic() + seconds, one.received, spared=True))
+
+    def _die(self, fault: Fault) -> None:
+        self._down = fault.seconds
+        raise _DiedError
 
     def ingest(self, message: Mapping[str, Any], fault: Fault | None = None) -> Extent | None:
         """Ingest the blob of one message and report it; failures are recorded, not raised.

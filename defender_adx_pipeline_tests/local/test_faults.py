@@ -137,3 +137,51 @@ def test_the_log_knows_which_calls_went_wrong(tenant):
         ("print 5", None, "reset"),
         ("print 6", 200, None),
     ]
+
+
+def test_an_answer_is_cut_short_and_whole_as_http(tenant):
+    tenant.faults.add("engine", "truncated_json", keep=0.5)
+    answer = ask(tenant)
+    assert answer.status_code == 200
+    with pytest.raises(requests.exceptions.JSONDecodeError):
+        answer.json()
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("partial", 5), ("partial_end", 4)])
+def test_a_query_fails_after_some_of_its_rows(tenant, kind, rows):
+    tenant.faults.add("engine", kind, keep=0.5)
+    frames = ask(tenant, "range x from 1 to 8 step 1").json()
+    answered = next(frame["Rows"] for frame in frames if frame.get("TableKind") == "PrimaryResult")
+    assert len(answered) == rows
+    assert ("OneApiErrors" in answered[-1]) is (kind == "partial")
+    assert frames[-1]["HasErrors"] is True
+    assert "E_LOW_MEMORY_CONDITION" in frames[-1]["OneApiErrors"][0]["error"]["@message"]
+
+
+def test_a_named_fault_has_the_words_of_the_service_and_its_name_in_the_log(tenant):
+    since = tenant.log.last_number()
+    tenant.faults.add("engine", "throttled", retry_after=7)
+    answer = ask(tenant)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    assert answer.json()["error"]["@permanent"] is False
+    assert [entry.fault for entry in tenant.log.entries(since=since)] == ["throttled"]
+
+
+def test_chaos_is_switched_on_and_off_over_the_admin_endpoint(tenant):
+    url = f"{tenant.url('admin')}/chaos"
+    given = {"seed": 1, "share": 1.0, "weights": {"engine": {"unavailable": 1}}}
+    assert requests.post(url, json=given, timeout=10).json()["seed"] == 1
+    assert ask(tenant).status_code == 503
+    state = requests.get(url, timeout=10).json()
+    assert (state["calls"], state["fired"]) == ({"engine": 1}, {"engine": {"unavailable": 1}})
+    after = requests.delete(url, timeout=10).json()
+    assert (after["seed"], after["fired"]) == (None, {"engine": {"unavailable": 1}})
+    assert ask(tenant).status_code == 200
+    assert requests.post(url, json={"seed": 1, "share": 2.0}, timeout=10).status_code == 400
+
+
+def test_requests_are_counted_by_service(tenant):
+    before = tenant.log.counts().get("engine", 0)
+    ask(tenant)
+    counts = requests.get(f"{tenant.url('admin')}/log/counts", timeout=10).json()
+    assert counts["engine"] == before + 1

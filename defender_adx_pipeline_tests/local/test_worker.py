@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from azure.kusto.data.data_format import DataFormat
 from azure.kusto.ingest import ColumnMapping, ReportLevel
 from azure.kusto.ingest.status import KustoIngestStatusQueues
@@ -244,6 +245,83 @@ def test_a_worker_that_drops_a_message_gets_it_again(adx, table):
     adx.tenant.faults.add("worker", "reset", match=table, times=2)
     adx.queue(table, json_lines(RECORDS))
     eventually(lambda: adx.count(table) == 2)
+
+
+def test_a_transient_failure_is_reported_and_the_blob_is_loaded_later(adx, table):
+    adx.tenant.faults.add("worker", "transient_failure", match=table, seconds=0.1)
+    adx.queue(table, json_lines(RECORDS))
+    eventually(lambda: adx.count(table) == 2)
+    assert [(row["FailureKind"], row["ShouldRetry"]) for row in adx.failures(table)] == [("Transient", True)]
+
+
+def test_a_late_blob_holds_up_no_other(adx, table):
+    adx.tenant.faults.add("worker", "late", match=table, seconds=60)
+    adx.queue(table, json_lines(RECORDS), slice_id="late")
+    adx.queue(table, json_lines(RECORDS), slice_id="in time")
+    eventually(lambda: adx.count(table) == 2)
+    assert adx.tenant.worker.waiting() == 1
+    # A worker that starts anew has forgotten that it was waiting.
+    adx.tenant.worker.crash(restart_after=0)
+    eventually(lambda: adx.count(table) == 4)
+
+
+@pytest.mark.parametrize("fault", ["crash", "crash_before"])
+def test_a_worker_that_dies_with_a_blob_gets_its_message_again(adx, table, fault):
+    adx.tenant.faults.add("worker", fault, match=table, seconds=0.05)
+    adx.queue(table, json_lines(RECORDS))
+    adx.queue(table, json_lines(RECORDS), slice_id="tagged")
+    settled(adx)
+    # Without a tag the rows that were loaded before the death are loaded twice.
+    assert adx.count(table) == (6 if fault == "crash" else 4)
+
+
+def test_a_dead_worker_is_started_again_over_the_admin_endpoint(adx, table):
+    url = adx.tenant.url("admin")
+    dead = requests.post(f"{url}/worker/crash", json={"restart_after": None}, timeout=10).json()
+    assert dead == {"died_with_blob": False, "alive": False, "waiting": 0}
+    adx.queue(table, json_lines(RECORDS))
+    assert requests.get(f"{url}/worker", timeout=10).json() == {"alive": False, "waiting": 1}
+    assert requests.post(f"{url}/worker/start", timeout=10).json()["alive"] is True
+    eventually(lambda: adx.count(table) == 2)
+
+
+def test_a_message_that_is_dropped_is_gone_without_a_word(adx, table):
+    adx.tenant.faults.add("worker", "dropped", match=table)
+    adx.queue(table, json_lines(RECORDS))
+    settled(adx)
+    assert (adx.count(table), adx.failures(table)) == (0, [])
+
+
+def test_a_slice_whose_tag_was_dropped_is_loaded_again(adx, table):
+    for slice_id in ("kept", "pruned"):
+        adx.queue(table, json_lines(RECORDS), slice_id=slice_id)
+    settled(adx)
+    changed = adx.command(f".drop table ['{table}'] extent tags ('ingest-by:pruned')")
+    assert [row["ResultExtentTags"] for row in changed] == [""]
+    for slice_id in ("kept", "pruned"):
+        adx.queue(table, json_lines(RECORDS), slice_id=slice_id)
+    settled(adx)
+    assert adx.count(table) == 6
+    shown = f".show table ['{table}'] extents | project ExtentId, Tags"
+    span = "with (extentCreatedOnFrom=datetime(2000-01-01), extentCreatedOnTo=datetime({}))"
+    assert adx.command(f".drop table ['{table}'] extent tags {span.format('2001-01-01')} <| {shown}") == []
+    assert len(adx.command(f".drop table ['{table}'] extent tags {span.format('2200-01-01')} <| {shown}")) == 2
+    url = f"{adx.tenant.url('admin')}/adx/tags/drop"
+    assert requests.post(url, params={"table": table}, timeout=10).json()["extents"] == 0
+
+
+def test_everything_is_emptied_over_the_admin_endpoint(open_tenant):
+    with open_tenant(scale=0, batching_delay=0.02) as tenant, kusto(tenant) as clients:
+        clients.raw_table("EmptiedRaw")
+        clients.queue("EmptiedRaw", json_lines(RECORDS), slice_id="once")
+        settled(clients)
+        tenant.worker.stop()
+        clients.queue("EmptiedRaw", json_lines(RECORDS))
+        state = requests.delete(f"{tenant.url('admin')}/adx/rows", timeout=10).json()
+        assert state == {"alive": True, "waiting": 0}
+        assert (clients.count("EmptiedRaw"), clients.command(".show table EmptiedRaw extents")) == (0, [])
+        clients.queue("EmptiedRaw", json_lines(RECORDS), slice_id="once")
+        eventually(lambda: clients.count("EmptiedRaw") == 2)
 
 
 def test_a_queue_message_that_is_not_base64_is_dropped(adx):
