@@ -9,10 +9,10 @@ from dataclasses import dataclass
 _MINUTE, _HOUR = 60.0, 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HuntingLimits:
     """What the service allows; the defaults are the documented ones ("Advanced hunting quotas", "Microsoft Graph
-    security API overview" in Microsoft's docs).
+    security API overview" in Microsoft's docs). Limits of answers may be changed while the tenant runs.
     """  # noqa: D205 - one sentence
 
     rows: int = 100_000

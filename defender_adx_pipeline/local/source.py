@@ -187,6 +187,11 @@ class SourceStore:
         with self.hunting_cursor() as cursor:
             return [{"table": name, "rows": _count(cursor, quoted(name))} for name in self.catalogue]
 
+    def clear(self, table: str) -> None:
+        """Forget every row of a table, visible or not."""
+        with self._writing, self._connection.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {self.stored(table)}")  # noqa: S608 - a name of the catalogue, quoted
+
     def count_stored(self, table: str) -> int:
         """Number of rows stored, visible or not."""
         with self._connection.cursor() as cursor:

@@ -4,7 +4,7 @@ Here: what the engine's tests share. Every test takes an event table of its own,
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -53,12 +53,13 @@ class World:
         self.loader: SliceLoader = stack.enter_context(SliceLoader(self.adx))
         self.hunting: HuntingClient = stack.enter_context(HuntingClient.from_settings(settings, retries=NO_WAITING))
 
-    def bootstrap(self) -> None:
+    def bootstrap(self, tables: Sequence[str] = ()) -> None:
+        """Make what a database needs for some tables, or for all of them."""
         bootstrap(
             self.adx,
             client_id=self.settings.azure_client_id,
             tenant_id=self.settings.azure_tenant_id,
-            tables=tuple(self.catalogue.values()),
+            tables=tuple(self.catalogue[name] for name in tables or self.catalogue),
         )
 
     def migration(self, *, clock: Clock = utc_now, observe: AuditCallback = no_observer, **options: Any) -> Migration:

@@ -1,0 +1,37 @@
+"""`python -m defender_adx_pipeline_tests.faults`, for people and for make; see `matrix`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import orjson
+
+from defender_adx_pipeline_tests.faults import matrix
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: 0 when nothing is missing, doubled or unexplained."""
+    parser = argparse.ArgumentParser(prog="faults", description="Faults of every kind, each through whole runs.")
+    parser.add_argument("--subset", action="store_true", help="without the long cases")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases with this text in their group or name")
+    parser.add_argument("--list", action="store_true", help="show the cases and run nothing")
+    chosen = parser.parse_args(arguments)
+    cases = matrix.chosen(matrix.all_cases(), subset=chosen.subset, only=chosen.only)
+    if chosen.list:
+        say("\n".join(matrix.listed(cases)))
+        return 0
+    sums = matrix.run_cases(cases, say)
+    for objection in sums.objections:
+        say(objection)
+    say(orjson.dumps(sums.facts()).decode())
+    return 0 if sums.ok else 1
+
+
+def say(text: str) -> None:
+    """A line, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
