@@ -60,6 +60,8 @@ class CallUsage:
     """From sending to the end of the answer, all calls."""
     quota_wait: float = 0.0
     """Seconds waited for the shared quota, pauses included."""
+    preempted: int = 0
+    """Of the calls, those refused because the tenant's share of CPU was spent: a reason to ask for less at once."""
 
     def __sub__(self, before: "CallUsage") -> "CallUsage":
         return CallUsage(
@@ -68,6 +70,7 @@ class CallUsage:
             self.bytes - before.bytes,
             self.seconds - before.seconds,
             self.quota_wait - before.quota_wait,
+            self.preempted - before.preempted,
         )
 
 
@@ -201,7 +204,7 @@ class HuntingClient:
         try:
             return tries.run(lambda: self._call(body, bearer, tostring_columns, context))
         finally:
-            self._count(retries=tries.retries)
+            self._count(retries=tries.retries, preempted=tries.preempted)
 
     def schema(self, table: str) -> tuple[Column, ...]:
         """Columns of a table as this tenant has them, in order. Asked once per client.
@@ -301,7 +304,14 @@ class HuntingClient:
             ) from None
 
     def _count(
-        self, *, calls: int = 0, retries: int = 0, received: int = 0, seconds: float = 0.0, quota_wait: float = 0.0
+        self,
+        *,
+        calls: int = 0,
+        retries: int = 0,
+        received: int = 0,
+        seconds: float = 0.0,
+        quota_wait: float = 0.0,
+        preempted: int = 0,
     ) -> None:
         with self._usage_lock:
             now = self._usage
@@ -312,6 +322,7 @@ class HuntingClient:
                 bytes=now.bytes + received,
                 seconds=now.seconds + seconds,
                 quota_wait=now.quota_wait + quota_wait,
+                preempted=now.preempted + preempted,
             )
 
 

@@ -74,6 +74,7 @@ class RetryRun:
         self._sleep = sleep
         self._counts: dict[Action, int] = {"retry": 0, "pause": 0, "renew": 0}
         self._calls = 0
+        self._preempted = 0
         self._paused = 0.0
         self._next_wait = 0.0
 
@@ -81,6 +82,11 @@ class RetryRun:
     def retries(self) -> int:
         """How many calls were made after the first."""
         return max(0, self._calls - 1)
+
+    @property
+    def preempted(self) -> int:
+        """How many calls were refused because the tenant's share of CPU was spent."""
+        return self._preempted
 
     def run(self, attempt: Callable[[], _T]) -> _T:
         """Call `attempt` until it answers or the bounds are met.
@@ -124,6 +130,7 @@ class RetryRun:
         return tried < self._policy.transient_tries
 
     def _held_back(self, error: ThrottledError) -> bool:
+        self._preempted += error.throttle.window == "cpu"
         own = self._policy.first_pause * 2 ** (self._counts["pause"] - 1)
         told = error.throttle.pause_seconds
         # Told once, the service knows best; told again at once, its word was too short.
