@@ -23,6 +23,7 @@ _CALLS = {
 }
 _CALL = re.compile(rf"\b({'|'.join(_CALLS)})\s*\(\s*\)")
 _TABLE_CALL = re.compile(r"\b(?:table|materialized_view)\s*\(\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\)")
+_LEVEL_ORDER: tuple[Level, ...] = ("plain", "timed", "tagged")
 _NAME = r"(?<![\w.])(?:{name}|\[\s*(?:'{name}'|\"{name}\")\s*\])(?!\w)(?:\s*\(\s*\))?"
 
 
@@ -33,6 +34,8 @@ class Prepared:
     text: str
     level: Level
     functions: tuple[str, ...]
+    reads: tuple[object, ...] = ()
+    """What its columns follow from besides its own text: tables with their columns, and the same of its views."""
 
 
 @dataclass(slots=True)
@@ -40,7 +43,8 @@ class Views:
     """Keeps the DuckDB views of stored functions in step with the database."""
 
     store: AdxStore
-    _made: dict[str, tuple[int, str]] = field(init=False, default_factory=dict)
+    _made: dict[str, Prepared] = field(init=False, default_factory=dict)
+    _definitions: tuple[int, list[tuple[str, str, str]]] = field(init=False, default=(-1, []))
 
     def prepare(self, text: str) -> Prepared:
         """Rewrite a query and make sure that every stored name in it can be read.
@@ -55,34 +59,46 @@ class Views:
 
     def _prepare(self, text: str, within: tuple[str, ...]) -> Prepared:
         text = _TABLE_CALL.sub(lambda match: f'["{match[1] or match[2]}"]', text)
-        signatures: list[str] = []
+        # What the bodies of called functions call in turn comes before them, each once.
+        signatures: dict[str, None] = {}
+        levels: list[Level] = []
         tables = self.store.tables()
+        reads: list[object] = [table.columns for name, table in tables.items() if name in text]
         for name, parameters, body in self._stored():
             if name in within or name not in text or name in tables:
                 continue
             if parameters:
-                signatures.append(f"function {name}({parameters}) {{ {self._prepare(body, (*within, name)).text} }}")
+                inner = self._prepare(body, (*within, name))
+                signatures.update(dict.fromkeys(inner.functions))
+                signatures[f"function {name}({parameters}) {{ {inner.text} }}"] = None
+                levels.append(inner.level)
+                reads.append(inner.reads)
                 continue
             pattern = re.compile(_NAME.format(name=re.escape(name)))
             if pattern.search(text):
-                self._ensure(name, body, (*within, name))
+                reads.append(self._ensure(name, body, (*within, name)))
                 text = pattern.sub(f'["{name}"]', text) if _is_called(name, text) else text
-        level = _level(text, signatures)
-        return Prepared(_replace_calls(text), level, tuple(_replace_calls(one) for one in signatures))
+        level = max(_level(text), *levels, key=_LEVEL_ORDER.index) if levels else _level(text)
+        return Prepared(_replace_calls(text), level, tuple(signatures), tuple(reads))
 
     def _stored(self) -> list[tuple[str, str, str]]:
+        """Name, parameters and body of every stored function and view."""
+        version, known = self._definitions
+        if version == self.store.version:
+            return known
+        version = self.store.version
         found = [
             (name, str(document["parameters"]), str(document["body"]))
             for _, name, document in self.store.documents("function")
         ]
         found += [(name, "", str(document["body"])) for _, name, document in self.store.documents("view")]
+        self._definitions = (version, found)
         return found
 
-    def _ensure(self, name: str, body: str, within: tuple[str, ...]) -> None:
-        made = (self.store.version, body)
-        if self._made.get(name) == made:
-            return
+    def _ensure(self, name: str, body: str, within: tuple[str, ...]) -> Prepared:
         prepared = self._prepare(body, within)
+        if self._made.get(name) == prepared:
+            return prepared
         with closing(self.store.cursor(prepared.level)) as cursor:
             translated = translate(cursor, prepared.text, functions=prepared.functions)
             sources = {level: prepared.level if level != "delta" else level for level in LEVELS}
@@ -91,7 +107,8 @@ class Views:
         shown = [quoted(columns[place]) for place in visible(columns, prepared.level)]
         for level, select in selects.items():
             self.store.publish_view(level, name, f"SELECT {', '.join(shown)} FROM ({select})")  # noqa: S608 - quoted
-        self._made[name] = made
+        self._made[name] = prepared
+        return prepared
 
 
 def visible(columns: Sequence[str], level: Level) -> list[int]:
@@ -123,8 +140,8 @@ def _is_called(name: str, text: str) -> bool:
     return re.search(rf"{re.escape(name)}['\"]?\s*\]?\s*\(\s*\)", text) is not None
 
 
-def _level(text: str, signatures: list[str]) -> Level:
-    called = {match[1] for one in (text, *signatures) for match in _CALL.finditer(outside_literals(one))}
+def _level(text: str) -> Level:
+    called = {match[1] for match in _CALL.finditer(outside_literals(text))}
     if "extent_tags" in called:
         return "tagged"
     return "timed" if called else "plain"

@@ -1,7 +1,8 @@
 """KQL functions that duckdb-kql lacks, entered into its registry of functions.
 
-Here: what an expression may call beyond the library: `hash`, `rand`, `row_number`, and a `strcat_delim` short enough
-for many arguments. Not here: operators (`kql_serialize`), and functions that only Kusto's engine has (`engine`).
+Here: what an expression may call beyond the library: `bag_remove_keys`, `hash`, `rand`, `row_number`, and a
+`strcat_delim` short enough for many arguments. Not here: operators (`kql_serialize`), and functions that only Kusto's
+engine has (`engine`).
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,18 @@ class _RowNumber(FunctionSpec):
         return f"(row_number() OVER () - 1 + {start})"
 
 
+@dataclass(frozen=True)
+class _BagRemoveKeys(FunctionSpec):
+    """`bag_remove_keys(bag, keys)` for keys of the bag itself; paths such as `$.a.b` are not known."""
+
+    def render(self, args: list[str]) -> str:
+        if len(args) != 2:
+            raise ValueError(f"bag_remove_keys() takes 2 arguments, got {len(args)}")
+        keys = f"""from_json({args[1]}, '["VARCHAR"]')"""
+        # In a merge patch (RFC 7396) null removes a key; nulls of the bag that no key names stay.
+        return f"json_merge_patch({args[0]}, to_json(map({keys}, list_transform({keys}, lambda _: NULL))))"
+
+
 def _strcat_delim(node: ir.FunctionCall) -> str | None:
     # The library wraps each argument in a conversion that names it five times, also one that is text already: 64 times
     # tostring() made a megabyte of SQL. concat_ws skips nulls, where Kusto keeps the place of an empty text.
@@ -56,7 +69,9 @@ def _text(argument: ir.Expr) -> str:
 
 def add_functions() -> None:
     """Make the functions known to every translation of this process."""
-    SCALAR_FUNCTIONS["hash"] = _Hash("hash", "template", "", (1, 2))
+    SCALAR_FUNCTIONS["bag_remove_keys"] = _BagRemoveKeys("bag_remove_keys", "template", "", (2,))
+    for name in ("hash", "hash_xxhash64"):
+        SCALAR_FUNCTIONS[name] = _Hash(name, "template", "", (1, 2))
     SCALAR_FUNCTIONS["rand"] = FunctionSpec("rand", "native", "random()", (0,))
     SCALAR_FUNCTIONS["row_number"] = _RowNumber("row_number", "template", "")
     translate._SPECIAL_FORMS["strcat_delim"] = _strcat_delim  # noqa: SLF001 - consulted before the registry

@@ -88,6 +88,18 @@ def test_a_function_with_parameters_is_called_with_arguments(configured):
     assert configured.rows("Of('x') | count") == [[0]]
 
 
+def test_a_function_calls_others_with_parameters_and_reads_ingestion_times_in_them(configured):
+    configured.command(
+        ".create-or-alter function Since(name: string, at: datetime) {"
+        " MigrationConfiguration | where SourceTable == name and ingestion_time() >= at }"
+    )
+    configured.command(".create-or-alter function Today(name: string) { Since(name, ago(1d)) }")
+    configured.command('.create-or-alter function Both() { union Today("DeviceInfo"), Since("x", ago(1d)) }')
+    for call in ("Today('DeviceInfo')", "Both()", "Both"):
+        assert configured.rows(f"{call} | count") == [[2]]
+    assert configured.rows("Since('DeviceInfo', now() + 1h) | count") == [[0]]
+
+
 def test_hidden_columns_do_not_show_unless_asked_for(configured):
     shown = configured.rows("MigrationConfiguration | where ingestion_time() > ago(1d)")
     assert len(shown) == 2

@@ -84,6 +84,13 @@ def test_a_hash_that_kusto_would_refuse_is_refused(connection, call):
         rows(connection, f"T | where {call} == 1")
 
 
+def test_keys_are_removed_from_a_bag_and_its_other_nulls_stay(connection):
+    bag = """parse_json('{"a": 1, "b": null, "c": {"a": null, "d": [1, null]}}')"""
+    left = rows(connection, f"print bag_remove_keys({bag}, dynamic(['a', 'nowhere']))")
+    assert left == [('{"b":null,"c":{"a":null,"d":[1,null]}}',)]
+    assert rows(connection, "T | take 1 | project bag_remove_keys(D0, dynamic(['a']))") == [("{}",)]
+
+
 def test_texts_are_joined_as_kusto_prints_the_values(connection):
     columns = "T0, tostring(T0), B0, tostring(B0), D0, tostring(D0), N0, R0, dynamic(null), S0"
     [(joined,)] = rows(connection, f'T | where N0 == 1 | project Text = strcat_delim("|", {columns})')
