@@ -1,7 +1,8 @@
 """The scripts of `kql/` that list the Defender tables, written from the catalogue.
 
 Here: the text of those files for any set of tables. Not here: scripts that are the same for every catalogue (they are
-written by hand in `kql/`), reading and running them (`scripts`, `schema`). `tools/generate_kql.py` commits the result.
+written by hand in `kql/`), the functions of one snapshot table (`snapshot_views`), reading and running the scripts
+(`scripts`, `schema`). `tools/generate_kql.py` commits the result.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from itertools import groupby
 import orjson
 
 from defender_adx_pipeline.adx.kql import MAPPING, RECORDS
+from defender_adx_pipeline.adx.snapshot_views import snapshot_functions
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.instants import EPOCH_1900, to_text
 from defender_adx_pipeline.quoting import kql_bool, kql_name, kql_string
@@ -60,8 +62,23 @@ _TAGS = """\
 // replay: Defender keeps 30 days, the queue 7 more. After 45 days they may go: extents with many tags do not merge.
 """
 
+_SNAPSHOT_VIEWS = f"""\
+// 22 Functions over the snapshot tables: the latest state, that of a day, what changed between two days, since when.
+// Run by: Database User; Function Admin of the functions that exist already.
+{_GENERATED}
+//
+// They serve published snapshots only (VwPublishedSnapshots of 13), and each whole: which one is settled once in a
+// query, and it is published after all its rows are there. Of a day the latest one counts; a day without one gives no
+// rows. Days are UTC days, given as any instant of the day: `VwDeviceTvmInfoGatheringAt(ago(1d))`.
+// Columns: the key of the table as text, and Records, a whole record: `| extend Name = tostring(Records.DeviceName)`.
+// A snapshot cannot be ingested before it was taken, so extents older than an hour before that are not read. Rows of an
+// older script have no SnapshotTime; they are in the raw table and not served here.
+// A table whose configuration row names another DestinationTable needs functions of its own, with that name in them.
+"""
+
 _ROWS = f"""\
-// 40 First configuration row of every event table: loaded incrementally, from as far back as Defender keeps.
+// 40 First configuration row of every table. Event tables are loaded incrementally, from as far back as Defender keeps;
+// of snapshot tables, which have no watermark column, the whole state is taken once a day.
 // Run by: Table Ingestor of MigrationConfiguration with Database Viewer; the pipeline's own roles are enough.
 {_GENERATED}
 //
@@ -106,11 +123,15 @@ def policies(tables: Iterable[DefenderTable]) -> str:
     )
 
 
+def snapshot_views(tables: Iterable[DefenderTable]) -> str:
+    """Text of `22_snapshot_views.kql`."""
+    snapshots = sorted((table for table in tables if table.kind == "snapshot"), key=lambda table: table.name)
+    return "\n".join((_SNAPSHOT_VIEWS, *(text for table in snapshots for text in snapshot_functions(table).values())))
+
+
 def configuration_rows(tables: Iterable[DefenderTable]) -> str:
-    """Text of `40_configuration_rows.kql`; snapshot tables, which have no watermark, get no row."""
-    rows = ",\n".join(
-        "    " + _row(table) for table in sorted(tables, key=lambda table: table.name) if table.kind == "event"
-    )
+    """Text of `40_configuration_rows.kql`."""
+    rows = ",\n".join("    " + _row(table) for table in sorted(tables, key=lambda table: table.name))
     if not rows:
         return _ROWS
     columns = ", ".join(f"{name}: {kind}" for name, kind in CONFIGURATION_COLUMNS.items())
@@ -123,13 +144,15 @@ def configuration_rows(tables: Iterable[DefenderTable]) -> str:
 
 
 def _row(table: DefenderTable) -> str:
+    snapshot = table.kind == "snapshot"
     values = (
         kql_string(table.name),
         kql_string(table.raw_table),
-        kql_string(table.time_column or ""),
+        # "None" is how the older script's rows say it.
+        kql_string("None" if snapshot else table.time_column or ""),
         f"datetime({EPOCH_1900.date().isoformat()})",
         kql_string(to_text(EPOCH_1900)),
-        kql_string("Incr"),
+        kql_string("Full" if snapshot else "Incr"),
         kql_bool(True),  # noqa: FBT003 - the value is the argument
     )
     return ", ".join(values)
@@ -148,6 +171,7 @@ def _raw(table: DefenderTable) -> str:
 GENERATED: Mapping[str, Callable[[Sequence[DefenderTable]], str]] = {
     "20_raw_tables.kql": raw_tables,
     "21_raw_table_policies.kql": policies,
+    "22_snapshot_views.kql": snapshot_views,
     "40_configuration_rows.kql": configuration_rows,
 }
 """Files of `kql/` that depend on the catalogue, with what writes each."""

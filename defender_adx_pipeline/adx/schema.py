@@ -19,6 +19,7 @@ from defender_adx_pipeline.adx.scripts import (
     kql_folder,
     statements,
 )
+from defender_adx_pipeline.adx.snapshot_views import snapshot_functions
 from defender_adx_pipeline.adx.state_kql import (
     AUDIT,
     CONFIGURATION,
@@ -26,12 +27,13 @@ from defender_adx_pipeline.adx.state_kql import (
     DEAD_LETTERS,
     LEDGER,
     LEDGER_VIEW,
+    SNAPSHOTS_VIEW,
 )
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.quoting import kql_name
 
 STATE_TABLES = (CONFIGURATION, AUDIT, LEDGER, DEAD_LETTERS)
-STATE_VIEWS = (CONFIGURATION_VIEW, LEDGER_VIEW)
+STATE_VIEWS = (CONFIGURATION_VIEW, LEDGER_VIEW, SNAPSHOTS_VIEW)
 
 _VIEW_FILE = "11_vw_latest_migration_configuration.kql"
 _ROLES_FILE = "30_roles.kql"
@@ -75,7 +77,7 @@ class DatabaseState:
     """What `inspect` found."""
 
     missing: tuple[str, ...]
-    """Tables, views and mappings that are not there, each in words."""
+    """Tables, views, mappings and functions that are not there, each in words."""
     configuration_view: ViewShape | None
     """What VwLatestMigrationConfiguration is."""
     configuration_columns: Mapping[str, str]
@@ -149,7 +151,7 @@ def inspect(client: SchemaClient, tables: Collection[DefenderTable] = ()) -> Dat
 
     Args:
         client: the database.
-        tables: Defender tables whose raw table and mapping are looked for, too.
+        tables: Defender tables whose raw table and mapping are looked for, too, and a snapshot table's functions.
 
     Raises:
         AdxError: the database could not be asked.
@@ -164,6 +166,13 @@ def inspect(client: SchemaClient, tables: Collection[DefenderTable] = ()) -> Dat
         f"mapping {MAPPING} of table {table.raw_table}"
         for table in tables
         if table.raw_table in there and MAPPING not in _mappings(client, table.raw_table)
+    ]
+    missing += [
+        f"function {name}"
+        for table in tables
+        if table.kind == "snapshot"
+        for name in snapshot_functions(table)
+        if name not in functions
     ]
     shape: ViewShape | None = "function" if CONFIGURATION_VIEW in functions else None
     return DatabaseState(

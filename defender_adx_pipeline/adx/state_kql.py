@@ -15,6 +15,7 @@ CONFIGURATION = "MigrationConfiguration"
 CONFIGURATION_VIEW = "VwLatestMigrationConfiguration"
 LEDGER = "MigrationLedger"
 LEDGER_VIEW = "VwLatestMigrationLedger"
+SNAPSHOTS_VIEW = "VwPublishedSnapshots"
 AUDIT = "MigrationAuditLog"
 DEAD_LETTERS = "MigrationDeadLetter"
 

@@ -52,7 +52,7 @@ class Database:
             raise AdxPermissionError("Principal is not authorized.")
         self.sent.append(text)
         self.tables.update(re.findall(r"^\.create-merge table (\w+)", text))
-        self.functions.update(re.findall(r"^(Vw\w+)\(\)", text, re.MULTILINE))
+        self.functions.update(re.findall(r"^(Vw\w+)\(.*\) \{", text, re.MULTILINE))
         if text.startswith(".create-merge table MigrationConfiguration"):
             for name, kind in re.findall(r"^    (\w+): (\w+)", text, re.MULTILINE):
                 self.columns.setdefault(name, kind)
@@ -198,6 +198,14 @@ def test_rows_follow_the_order_of_columns_that_the_table_has() -> None:
     assert "go by position" in report.found[0]
 
 
+def test_a_snapshot_table_gets_its_functions_and_a_row_that_asks_for_all_of_it() -> None:
+    database = Database()
+    run(database, tables=[replace(CATALOGUE["ExposureGraphNodes"], name="ContosoNodes")])
+    assert {f"VwContosoNodes{suffix}" for suffix in ("At", "Latest", "Changes", "History")} <= database.functions
+    assert '"ContosoNodes", "ContosoNodesRaw", "None", datetime(1900-01-01)' in database.sent[-1]
+    assert '"Full", true\n' in database.sent[-1]
+
+
 def test_a_table_of_the_users_own_gets_its_objects_like_any_other() -> None:
     database = Database()
     own = replace(CATALOGUE["DeviceInfo"], name="ContosoEvents")
@@ -228,14 +236,20 @@ def test_inspect_names_what_is_missing() -> None:
     database = Database(
         tables={"MigrationLedger", "DeviceInfoRaw", "AlertInfoRaw"}, functions={"VwLatestMigrationLedger"}
     )
-    state = inspect(database, [CATALOGUE[name] for name in ("DeviceInfo", "AlertInfo", "DeviceEvents")])
+    database.functions.update({"VwExposureGraphNodesAt", "VwExposureGraphNodesLatest"})
+    named = ("DeviceInfo", "AlertInfo", "DeviceEvents", "ExposureGraphNodes")
+    state = inspect(database, [CATALOGUE[name] for name in named])
     assert state.missing == (
         "table MigrationConfiguration",
         "table MigrationAuditLog",
         "table MigrationDeadLetter",
         "view VwLatestMigrationConfiguration",
+        "view VwPublishedSnapshots",
         "table DeviceEventsRaw",
+        "table ExposureGraphNodesRaw",
         "mapping DynamicJsonMap of table AlertInfoRaw",
+        "function VwExposureGraphNodesChanges",
+        "function VwExposureGraphNodesHistory",
     )
     assert state.configuration_view is None
     assert state.configuration_columns == {}
@@ -250,7 +264,7 @@ def test_inspect_tells_of_a_column_that_is_missing_and_of_one_with_another_type(
 
 # --- against the local tenant's engine, through the real Kusto client ----------------------------
 
-FEW = (CATALOGUE["AlertInfo"], CATALOGUE["DeviceInfo"])
+FEW = (CATALOGUE["AlertInfo"], CATALOGUE["DeviceInfo"], CATALOGUE["DeviceTvmHardwareFirmware"])
 OLDER_SHAPE = ", ".join(f"{name}: {kind}" for name, kind in OLDER_COLUMNS.items())
 OLDER_SCRIPT = (
     f".create table MigrationConfiguration ({OLDER_SHAPE})",
@@ -261,7 +275,8 @@ OLDER_SCRIPT = (
         | summarize arg_max(LastRefreshedTime, *) by SourceTable
     }""",
     f""".append MigrationConfiguration <| datatable({OLDER_SHAPE}) [
-        "DeviceInfo", "Devices", "Timestamp", datetime(2026-08-01T01:02:03.1234567Z), "Incr", true
+        "DeviceInfo", "Devices", "Timestamp", datetime(2026-08-01T01:02:03.1234567Z), "Incr", true,
+        "DeviceTvmHardwareFirmware", "Firmware", "None", datetime(2026-08-01), "Incr", true
     ]""",
 )
 
@@ -283,7 +298,7 @@ def test_a_database_is_complete_after_bootstrap_and_a_second_one_resets_no_water
     run(adx)
     state = inspect(adx, tuple(CATALOGUE.values()))
     assert (state.missing, state.findings, state.configuration_view) == ((), (), "function")
-    assert len(adx.query("MigrationConfiguration")) == len(CATALOGUE.events())
+    assert len(adx.query("MigrationConfiguration")) == len(CATALOGUE)
     (row,) = rows_of(adx, "DeviceInfo")
     assert row["LastRefreshedTimeInString"] == "1900-01-01T00:00:00.0000000Z"
     adx.command(
@@ -294,7 +309,7 @@ def test_a_database_is_complete_after_bootstrap_and_a_second_one_resets_no_water
         idempotent=False,
     )
     run(adx)
-    assert len(adx.query("MigrationConfiguration")) == len(CATALOGUE.events()) + 1
+    assert len(adx.query("MigrationConfiguration")) == len(CATALOGUE) + 1
     (row,) = rows_of(adx, "DeviceInfo")
     assert row["LastRefreshedTimeInString"] == "2026-08-01T01:02:03.1234567Z"
     assert row["IsActive"] is False
@@ -307,11 +322,14 @@ def test_a_database_of_the_older_script_keeps_its_rows_and_its_view(adx: AdxClie
         report = run(adx, tables=FEW)
         assert [item.file for item in report.skipped] == ["11_vw_latest_migration_configuration.kql"]
         assert "is a materialized view" in report.found[0]
-    state = inspect(adx)
+    state = inspect(adx, FEW)
     assert (state.missing, state.configuration_view) == ((), "materialized view")
     assert list(state.configuration_columns) == [*OLDER_COLUMNS, "LastRefreshedTimeInString"]
     (taken_over,) = rows_of(adx, "DeviceInfo")
     assert taken_over["DestinationTable"] == "Devices"
+    (firmware,) = rows_of(adx, "DeviceTvmHardwareFirmware")
+    assert (firmware["DestinationTable"], firmware["LoadType"]) == ("Firmware", "Incr")
+    assert len(adx.query("MigrationConfiguration")) == len(FEW)
     (added,) = rows_of(adx, "AlertInfo")
     assert (added["LoadType"], added["IsActive"]) == ("Incr", True)
     assert added["LastRefreshedTimeInString"] == "1900-01-01T00:00:00.0000000Z"
