@@ -71,10 +71,24 @@ def row_count(
 
 
 def records_in_window(
-    table: str, time_column: str, start: datetime, end: datetime, *, ingested_since: datetime | None = None
+    table: str,
+    time_column: str,
+    start: datetime,
+    end: datetime,
+    *,
+    ingested_since: datetime | None = None,
+    bucket: tuple[int, int] | None = None,
 ) -> str:
-    """The records of a window of a raw table: one column, `Record`, JSON text; in no order."""
-    return f"{_window(table, time_column, start, end, ingested_since)}\n| project Record = tostring({RECORDS})"
+    """The records of a window of a raw table: one column, `Record`, JSON text; in no order.
+
+    With `bucket`, number and count, only those whose text falls into that bucket. A record in ADX never changes, so the
+    buckets share all records of the window out between them, in whatever order they are read.
+    """
+    rows = _window(table, time_column, start, end, ingested_since)
+    if bucket is not None:
+        number, buckets = bucket
+        rows += f"\n| where hash_xxhash64(tostring({RECORDS}), {buckets:d}) == {number:d}"
+    return f"{rows}\n| project Record = tostring({RECORDS})"
 
 
 def latest_times(

@@ -2,6 +2,12 @@
 
 Here: query texts. Not here: sending them (`client`), escaping (`quoting`). Windows are half-open and bounds are whole
 microseconds; rows come back unsorted, since sorting costs Defender CPU and pages over live data are not stable.
+
+What time cannot split is split by hash: a bucket is the rows with `hash_xxhash64(key, buckets) == number`, where the
+key is made of the columns that name a row. A row keeps those for ever, while others may change between two reads
+(`EmailEvents.LatestDeliveryLocation`), so no row can move from a bucket that is still to be read into one that was
+read, or back. It is `hash_xxhash64()` and not `hash()`, because a bucket may be read again days later by another query,
+and the Kusto docs promise the same algorithm for `hash()` within one query only. Both give 0 .. buckets - 1.
 """
 
 import re
@@ -12,6 +18,9 @@ from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_timespan
 
 # Every KQL keyword begins with a lower-case letter and KQL is case-sensitive, so these names need no quotes.
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9_]*")
+
+_ARGUMENTS = 60
+"""Texts joined by one call: `strcat_delim()` takes 64 arguments, and it is not said whether the delimiter is one."""
 
 
 def table_schema(table: str) -> str:
@@ -32,13 +41,52 @@ def time_counts(table: str, time_column: str, start: datetime, end: datetime, gr
 
 
 def window_rows(
-    table: str, time_column: str, start: datetime, end: datetime, dynamic_columns: Sequence[str] = ()
+    table: str,
+    time_column: str,
+    start: datetime,
+    end: datetime,
+    dynamic_columns: Sequence[str] = (),
+    *,
+    bucket: tuple[int, int] | None = None,
+    key: Sequence[str] = (),
 ) -> str:
-    """All rows of the window, dynamic columns as JSON text, so that no layer in between can alter them."""
+    """All rows of the window, or of one bucket of it; dynamic columns as JSON text, so that no layer alters them.
+
+    Args:
+        table: the table.
+        time_column: its time column.
+        start: first instant of the window.
+        end: first instant after it.
+        dynamic_columns: its columns of type dynamic.
+        bucket: number and count of buckets, to read one of them.
+        key: the columns that place a row in its bucket.
+    """
     query = _in_window(table, time_column, start, end)
+    if bucket is not None:
+        number, buckets = bucket
+        query += f" | where {bucket_number(key, buckets)} == {number:d}"
     if dynamic_columns:
         query += " | extend " + ", ".join(f"{_name(name)} = tostring({_name(name)})" for name in dynamic_columns)
     return query
+
+
+def bucket_counts(
+    table: str, time_column: str, start: datetime, end: datetime, *, key: Sequence[str], buckets: int
+) -> str:
+    """Rows of the window by bucket: `Bucket` (long, 0 .. buckets - 1), `Rows` (long). Empty buckets are left out."""
+    window = _in_window(table, time_column, start, end)
+    return f"{window} | summarize Rows = count() by Bucket = {bucket_number(key, buckets)}"
+
+
+def bucket_number(key: Sequence[str], buckets: int) -> str:
+    """An expression for the bucket of a row, 0 .. buckets - 1. Equal keys are in one bucket; null counts as empty.
+
+    Raises:
+        ValueError: no column to tell rows apart by.
+    """
+    if not key:
+        raise ValueError("rows cannot be put into buckets without a column to tell them apart by")
+    return f"hash_xxhash64({_joined([f'tostring({_name(name)})' for name in key])}, {buckets:d})"
 
 
 def row_count(table: str, time_column: str, start: datetime, end: datetime) -> str:
@@ -51,6 +99,16 @@ def _in_window(table: str, time_column: str, start: datetime, end: datetime) -> 
         raise ValueError(f"{table}: the window [{start.isoformat()}, {end.isoformat()}) is empty; there is no query")
     column = _name(time_column)
     return f"{_name(table)} | where {column} >= {kql_datetime(start)} and {column} < {kql_datetime(end)}"
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """One text of several, in calls of as many arguments as KQL takes."""
+    if len(texts) == 1:
+        return texts[0]
+    parts = [texts[first : first + _ARGUMENTS] for first in range(0, len(texts), _ARGUMENTS)]
+    if len(parts) == 1:
+        return f'strcat_delim("|", {", ".join(texts)})'
+    return _joined([_joined(part) for part in parts])
 
 
 def _name(name: str) -> str:

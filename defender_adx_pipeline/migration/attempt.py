@@ -129,7 +129,7 @@ class Migration:
         tally.window = window
         plan = self._planner.plan(configuration, window, asked.run)
         self._count_in(tally, plan.counts)
-        return Extraction(plan, self._hunting, tally, lost)
+        return Extraction(plan, self._hunting, tally, lost, self._planner.sizes)
 
     def load(self, extraction: Extraction, tell: ProgressCallback = no_progress) -> Tally:
         """Read, load, confirm and record what was planned.

@@ -3,8 +3,6 @@
 Every message says which table and window, what was kept, and what to do next.
 """
 
-from defender_adx_pipeline.migration.windows import Window
-
 
 class MigrationError(Exception):
     """Base of the engine's own errors."""
@@ -19,12 +17,21 @@ class WindowNotReadableError(MigrationError):
 
 
 class UnsplittableError(MigrationError):
-    """More rows at one microsecond than one answer holds."""
+    """Rows of one microsecond that one answer does not hold, and that hashing their identity does not set apart.
 
-    def __init__(self, table: str, window: Window) -> None:
+    Args:
+        table: the Defender table.
+        part: window and bucket of what was refused last.
+    """
+
+    def __init__(self, table: str, part: str) -> None:
         super().__init__(
-            f"{table} {window}: more rows at one microsecond than one answer of Defender holds, so they cannot be read"
-            " by time. Nothing of this slice was loaded; other slices are kept. Report the table to the maintainers."
+            f"{table} {part}: Defender refuses this part as too large for an answer, and it cannot be made smaller: it"
+            " is one microsecond, and splitting it by the hash of its rows' identity was no help, as with very many"
+            " rows that share one identity. Nothing of this slice was loaded; what was confirmed before is kept, the"
+            " watermark stays before it, and the next run tries again. Count the window in Advanced Hunting. Few rows"
+            " there: the service was out of order, so run again later. Many: report the table to the maintainers, with"
+            " a key that tells its rows apart."
         )
 
 

@@ -11,6 +11,7 @@ from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.migration.audit import Tally
 from defender_adx_pipeline.migration.plan import Plan
 from defender_adx_pipeline.migration.reading import SliceReader
+from defender_adx_pipeline.migration.sizes import Sizes
 from defender_adx_pipeline.migration.slices import Slice
 
 
@@ -23,15 +24,24 @@ class Extraction:
     tally: Tally = field(default_factory=Tally)
     lost: str = ""
     """What can no longer be had from Defender, when the table had fallen behind by more than it keeps."""
+    sizes: Sizes = field(default_factory=Sizes, repr=False)
+    """What the run has learned about answers; shared by its attempts."""
 
     def __iter__(self) -> Iterator[tuple[Slice, Iterator[dict[str, Any]]]]:
         for item in self.plan.slices:
             yield item, self.records(item)
 
     def records(self, item: Slice) -> Iterator[dict[str, Any]]:
-        """The records that Defender has in a slice's window."""
-        reader = SliceReader(self.client, self.plan.configuration.table, self.plan.dynamic_columns)
-        return reader.records(item.window)
+        """The records that Defender has in a slice."""
+        plan = self.plan
+        reader = SliceReader(
+            self.client,
+            plan.configuration.table,
+            dynamic_columns=plan.dynamic_columns,
+            key=plan.key_columns,
+            sizes=self.sizes.of(plan.table),
+        )
+        return reader.records(item)
 
     def with_plan(self, plan: Plan) -> Self:
         """The same attempt with another round's plan."""

@@ -72,15 +72,21 @@ def missing_records(
 
     Per identity, as many records are returned as the source has more of; where the two sides share an identity, the
     records whose content ADX does not have are taken first.
+
+    `source` may be a part of the rows that `present` was taken from, as long as it has all or none of an identity: one
+    bucket of a window. Memory holds the records of `source` and digests of those of `present` that share an identity
+    with them; so `source` is taken first, and what ADX gets meanwhile is seen.
     """
-    identities: Counter[bytes] = Counter()
-    contents: Counter[bytes] = Counter()
-    for record in present:
-        identities[keys.identity(record)] += 1
-        contents[keys.content(record)] += 1
     groups: defaultdict[bytes, list[dict[str, Any]]] = defaultdict(list)
     for record in source:
         groups[keys.identity(record)].append(record)
+    identities: Counter[bytes] = Counter()
+    contents: Counter[bytes] = Counter()
+    for there in present:
+        identity = keys.identity(there)
+        if identity in groups:
+            identities[identity] += 1
+            contents[keys.content(there)] += 1
     missing: list[dict[str, Any]] = []
     for identity, records in groups.items():
         wanted = len(records) - identities[identity]

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from defender_adx_pipeline.instants import parse_instant, to_text
-from defender_adx_pipeline.migration.slices import Slice, SliceState
+from defender_adx_pipeline.migration.slices import Bucket, Slice, SliceState
 from defender_adx_pipeline.migration.windows import Window
 
 _WINDOWS = uuid.UUID("b3f7f1d6-a115-4f0c-9c3e-6a574a0e9c55")
@@ -36,6 +36,8 @@ def slice_row(item: Slice, run: RunIdentity, *, state: SliceState, now: datetime
         "Kind": "Slice",
         "WindowStart": to_text(item.window.start),
         "WindowEnd": to_text(item.window.end),
+        "Bucket": item.bucket.number if item.bucket else None,
+        "Buckets": item.bucket.of if item.bucket else None,
         "State": state,
         "ExpectedRows": item.expected_rows,
         "ReceivedRows": item.received_rows,
@@ -78,6 +80,7 @@ def window_row(
 
 def slice_from_row(row: Mapping[str, Any]) -> Slice:
     """A slice as the ledger last recorded it; the row's times are text (`tostring`)."""
+    buckets = row.get("Buckets")
     return Slice(
         slice_id=row["SliceId"],
         source_table=row["SourceTable"],
@@ -88,6 +91,8 @@ def slice_from_row(row: Mapping[str, Any]) -> Slice:
         received_rows=int(row["ReceivedRows"] or 0),
         bytes=int(row["Bytes"] or 0),
         attempt=int(row["Attempt"] or 1),
+        bucket=Bucket(int(row["Bucket"] or 0), int(buckets)) if buckets else None,
+        source_rows=int(row["ExpectedRows"] or 0),
     )
 
 

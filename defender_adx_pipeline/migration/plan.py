@@ -70,6 +70,8 @@ class Plan:
     with_present_rows: frozenset[str] = frozenset()
     """Ids of slices in whose window ADX already has rows: those are subtracted by identity."""
     dynamic_columns: tuple[str, ...] = field(default=())
+    key_columns: tuple[str, ...] = field(default=())
+    """Columns of the table in this tenant that place a row in its bucket."""
 
     def expects_nothing(self, item: Slice) -> bool:
         """Whether nothing being left to load in a slice agrees with the counts: ADX has rows of it, or nobody has.
@@ -79,7 +81,10 @@ class Plan:
         """
         if item.slice_id in self.with_present_rows:
             return True
-        return not any(part.source_rows for part in self.counts.bins if part.window.overlaps(item.window))
+        if not any(part.source_rows for part in self.counts.bins if part.window.overlaps(item.window)):
+            return True
+        # Other buckets of the window may have all of its rows; this one was counted by itself.
+        return item.bucket is not None and not item.expected_rows
 
     @property
     def table(self) -> str:

@@ -5,7 +5,7 @@ Not here: the choice itself (`planning`, pure), and doing a plan (`loading`).
 
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
@@ -13,6 +13,7 @@ from typing import Self
 from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
+from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.errors import QueryContext
@@ -23,6 +24,7 @@ from defender_adx_pipeline.migration.counts import BinCount, compare
 from defender_adx_pipeline.migration.errors import ContentionError
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
 from defender_adx_pipeline.migration.plan import Counts, Plan
+from defender_adx_pipeline.migration.sizes import Sizes
 from defender_adx_pipeline.migration.slices import OPEN_STATES, Slice
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.migration.windows import Window
@@ -63,7 +65,11 @@ class EngineOptions:
 
 
 class Planner:
-    """Makes plans: asks both sides for counts and the ledger for what is under way."""
+    """Makes plans: asks both sides for counts and the ledger for what is under way.
+
+    Attributes:
+        sizes: what the run learns about answers; whoever reads tells it, and later plans follow.
+    """
 
     def __init__(
         self,
@@ -83,6 +89,7 @@ class Planner:
         self._state = state
         self._options = options
         self._clock = clock
+        self.sizes = Sizes(rows=options.slice_rows)
 
     def plan(self, configuration: TableConfiguration, window: Window, run: RunIdentity) -> Plan:
         """Count both sides, choose slices, and write them to the ledger as `Planned`.
@@ -121,7 +128,8 @@ class Planner:
         resumed = tuple(item.planned_again() for item in under_way if item.slice_id not in landed_ids)
         columns = self._hunting.schema(table.name)
         counts = self.count(configuration, window)
-        fresh = self._choose(configuration, counts, known, [item.window for item in resumed])
+        key = bucket_key(table, columns)
+        fresh = self._choose(configuration, counts, known, [item.window for item in resumed], key)
         plan = Plan(
             configuration=configuration,
             run=run,
@@ -131,6 +139,7 @@ class Planner:
             landed=landed,
             with_present_rows=self._with_present_rows(configuration, counts, resumed, fresh),
             dynamic_columns=tuple(column.name for column in columns if column.type == "dynamic"),
+            key_columns=key,
         )
         self._record(plan)
         return plan, frozenset(item.slice_id for item in known)
@@ -149,13 +158,13 @@ class Planner:
             and other.slice_id not in known
             and other.state != "Failed"
             and other.destination_table == plan.configuration.destination_table
-            and any(other.window.overlaps(item.window) for item in fresh)
+            and any(other.overlaps(item) for item in fresh)
         ]
 
     def _withdraw(self, plan: Plan, rivals: Sequence[Slice]) -> None:
         """Take back the slices that this plan has added; nothing of them was read."""
         now = self._clock()
-        reason = f"taken back: another run planned {rivals[0].window}"
+        reason = f"taken back: another run planned {rivals[0]}"
         fresh = [item for item in plan.slices if item.slice_id not in plan.resumed]
         self._state.append_ledger([slice_row(item, plan.run, state="Failed", now=now, Reason=reason) for item in fresh])
 
@@ -171,8 +180,18 @@ class Planner:
         table = configuration.table
         query = hunting.time_counts(table.name, table.time_column or "", window.start, window.end, grain)
         context = QueryContext(table=table.name, purpose="count rows", window=str(window))
-        answer = self._hunting.run(query, context=context)
+        with self.sizes.of(table.name).watching(self._hunting):
+            answer = self._hunting.run(query, context=context)
         return {parse_instant(row["Bin"]): int(row["Rows"]) for row in answer.take_records()}
+
+    def count_buckets(self, table: DefenderTable, key: Sequence[str], window: Window, buckets: int) -> dict[int, int]:
+        """Rows per bucket of a window in Defender; empty buckets are left out."""
+        query = hunting.bucket_counts(
+            table.name, table.time_column or "", window.start, window.end, key=key, buckets=buckets
+        )
+        context = QueryContext(table=table.name, purpose="count rows by bucket", window=str(window))
+        answer = self._hunting.run(query, context=context)
+        return {int(row["Bucket"]): int(row["Rows"]) for row in answer.take_records()}
 
     def count_destination(
         self, configuration: TableConfiguration, window: Window, grain: timedelta
@@ -189,22 +208,33 @@ class Planner:
         return {parse_instant(row["Bin"]): int(row["Rows"]) for row in self._adx.query(query)}
 
     def _choose(
-        self, configuration: TableConfiguration, counts: Counts, known: Sequence[Slice], busy: Sequence[Window]
+        self,
+        configuration: TableConfiguration,
+        counts: Counts,
+        known: Sequence[Slice],
+        busy: Sequence[Window],
+        key: Sequence[str],
     ) -> list[Slice]:
         if not counts.missing:
             return []
 
+        table = configuration.table
+
         def count(window: Window, grain: timedelta) -> Sequence[BinCount]:
             return self.count(configuration, window, grain).bins
 
+        def count_buckets(window: Window, buckets: int) -> Mapping[int, int]:
+            return self.count_buckets(table, key, window, buckets)
+
         target = planning.SliceTarget.for_table(
-            rows=self._options.slice_rows,
+            rows=min(self._options.slice_rows, self.sizes.of(table.name).most_rows),
             byte_limit=self._options.slice_bytes,
-            bytes_per_row=self._state.bytes_per_row(configuration.table.name),
+            bytes_per_row=self._state.bytes_per_row(table.name),
         )
+        groups = planning.choose(counts.bins, busy=busy, target=target, count_window=count)
         return planning.make_slices(
-            planning.choose(counts.bins, busy=busy, target=target, count_window=count),
-            source_table=configuration.table.name,
+            planning.portions(groups, target=target, count_buckets=count_buckets),
+            source_table=table.name,
             destination_table=configuration.destination_table,
             confirmed={item.slice_id for item in known if item.state == "Confirmed"},
             attempts={item.slice_id: item.attempt for item in known},
@@ -236,3 +266,14 @@ class Planner:
         rows += [slice_row(item, plan.run, state="Confirmed", now=now, Reason="tag already there") for item in landed]
         if rows:
             self._state.append_ledger(rows)
+
+
+def bucket_key(table: DefenderTable, columns: Sequence[Column]) -> tuple[str, ...]:
+    """The columns that place a row in its bucket: its identity, as far as the tenant has the columns.
+
+    Rows of one identity share a bucket, and so both sides can be compared bucket by bucket. Fewer columns only put more
+    rows together. Where the tenant has none of them, every column counts that Defender leaves as it is.
+    """
+    here = [column.name for column in columns]
+    key = tuple(name for name in table.identity_columns if name in here)
+    return key or tuple(name for name in here if name not in table.mutable_columns)

@@ -4,13 +4,13 @@ Pure functions. Not here: counting (`planner`), reading (`reading`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
 
 from defender_adx_pipeline.instants import MICROSECOND
 from defender_adx_pipeline.migration.counts import BinCount
-from defender_adx_pipeline.migration.slices import Slice, slice_id
+from defender_adx_pipeline.migration.slices import Bucket, Slice, slice_id
 from defender_adx_pipeline.migration.windows import Window
 
 GRAINS: tuple[timedelta, ...] = (
@@ -27,6 +27,8 @@ DEFAULT_BYTES_PER_ROW = 1_500
 
 
 CountWindow = Callable[[Window, timedelta], Sequence[BinCount]]
+CountBuckets = Callable[[Window, int], Mapping[int, int]]
+"""Rows of a window in Defender by bucket, split into so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,39 +105,100 @@ def _is_crossed(before: BinCount, after: BinCount, busy: Sequence[Window]) -> bo
     return any(gap.overlaps(window) for window in busy)
 
 
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What becomes one slice, as counted: a window, or one bucket of it."""
+
+    window: Window
+    source_rows: int
+    missing: int
+    destination_rows: int
+    """Rows that ADX has in the whole window, whatever their bucket: it hashes no rows as Defender does."""
+    bucket: Bucket | None = None
+
+
+def portions(
+    groups: Iterable[Sequence[BinCount]], *, target: SliceTarget, count_buckets: CountBuckets
+) -> Iterator[Portion]:
+    """One portion for each group of bins; for one that is a single microsecond with too many rows, buckets by hash.
+
+    A bucket without rows is left out. Rows that get there later are missing from the bin and found by its next count.
+
+    Args:
+        groups: as `choose` gives them.
+        target: the size that a slice should stay below.
+        count_buckets: counts a microsecond by bucket; asked once for each one that is too large.
+    """
+    for group in groups:
+        window = Window(group[0].window.start, group[-1].window.end)
+        whole = Portion(
+            window,
+            source_rows=sum(item.source_rows for item in group),
+            missing=sum(item.missing for item in group),
+            destination_rows=sum(item.destination_rows for item in group),
+        )
+        if whole.source_rows <= target.rows or window.length > MICROSECOND:
+            yield whole
+            continue
+        buckets = -(-whole.source_rows // target.rows)
+        rows = count_buckets(window, buckets)
+        shares = _shares(whole, rows)
+        for number in sorted(rows):
+            yield replace(whole, source_rows=rows[number], missing=shares[number], bucket=Bucket(number, buckets))
+
+
+def _shares(whole: Portion, rows: Mapping[int, int]) -> dict[int, int]:
+    """The missing rows by bucket: all of its rows where ADX has none of the window, else in proportion."""
+    if not whole.destination_rows:
+        return dict(rows)
+    total, before, shares = sum(rows.values()), 0, {}
+    for number, count_ in sorted(rows.items()):
+        shares[number] = whole.missing * (before + count_) // total - whole.missing * before // total
+        before += count_
+    return shares
+
+
 def make_slices(
-    groups: Iterable[Sequence[BinCount]],
+    cut: Iterable[Portion],
     *,
     source_table: str,
     destination_table: str,
     confirmed: Collection[str],
     attempts: Mapping[str, int],
 ) -> list[Slice]:
-    """One slice for each group of bins.
+    """One slice for each portion.
 
     Args:
-        groups: as `choose` gives them.
+        cut: as `portions` gives them.
         source_table: the Defender table.
         destination_table: the table in ADX.
         confirmed: ids that the ledger already has as confirmed.
         attempts: latest attempt by id, of slices that the ledger has: one that was taken back is attempted again.
     """
     slices: list[Slice] = []
-    for group in groups:
-        window = Window(group[0].window.start, group[-1].window.end)
-        destination_rows = sum(item.destination_rows for item in group)
+    for portion in cut:
         identities = (
             slice_id(
                 source_table=source_table,
                 destination_table=destination_table,
-                window=window,
-                destination_rows=destination_rows,
+                window=portion.window,
+                destination_rows=portion.destination_rows,
                 generation=generation,
+                bucket=portion.bucket,
             )
             for generation in count()
         )
         identity = next(identity for identity in identities if identity not in confirmed)
-        missing = sum(item.missing for item in group)
-        attempt = attempts.get(identity, 0) + 1
-        slices.append(Slice(identity, source_table, destination_table, window, missing, attempt=attempt))
+        slices.append(
+            Slice(
+                identity,
+                source_table,
+                destination_table,
+                portion.window,
+                portion.missing,
+                attempt=attempts.get(identity, 0) + 1,
+                bucket=portion.bucket,
+                source_rows=portion.source_rows,
+            )
+        )
     return slices

@@ -1,7 +1,8 @@
 """Reading a window of a raw table back from ADX, in answers below its limits.
 
 Kusto cuts an answer at 500,000 rows or 64 MB ("Query limits") and says so; so a window is read in parts that its counts
-say will fit, and a part that does not fit after all is halved. Not here: data frames (`defs.frames`).
+say will fit, and a part that does not fit after all is halved: by time, and by hash where one microsecond holds more
+than an answer. Not here: data frames (`defs.frames`).
 """
 
 from collections.abc import Iterator
@@ -14,17 +15,20 @@ from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import PartialResultError
 from defender_adx_pipeline.instants import parse_instant
+from defender_adx_pipeline.migration.slices import Bucket
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 
 _ROWS_PER_PART = 20_000
 _GRAIN = timedelta(hours=1)
+_MOST_BUCKETS = 2**12
+"""Of one microsecond: 4,096 answers of 64 MB."""
 
 
 def records(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[dict[str, Any]]:
     """Every record of the window, in no particular order.
 
     Raises:
-        PartialResultError: one microsecond holds more than an answer of ADX.
+        PartialResultError: one microsecond holds more than thousands of answers of ADX.
         AdxError: ADX could not be asked.
     """
     for part in _parts(adx, table, time_column, window):
@@ -49,22 +53,29 @@ def _parts(adx: AdxClient, table: str, time_column: str, window: Window) -> Iter
         yield Window(start, end)
 
 
-def records_of_part(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[dict[str, Any]]:
+def records_of_part(
+    adx: AdxClient, table: str, time_column: str, window: Window, bucket: Bucket | None = None
+) -> Iterator[dict[str, Any]]:
     """Every record of a window that should fit into one answer, in halves where it does not.
 
     Raises:
         As `records`.
     """
-    query = kql.records_in_window(table, time_column, window.start, window.end)
+    query = kql.records_in_window(table, time_column, window.start, window.end, bucket=bucket)
     try:
         # Taken whole before any is given on: an answer that turns out partial is read again in halves.
         rows = [row["Record"] for row in adx.query(query)]
     except PartialResultError:
         halves = window.halves()
-        if halves is None:
+        whole = bucket or Bucket(0, 1)
+        if halves is not None:
+            for half in halves:
+                yield from records_of_part(adx, table, time_column, half)
+        elif whole.of < _MOST_BUCKETS:
+            for part in whole.halves():
+                yield from records_of_part(adx, table, time_column, window, part)
+        else:
             raise
-        for half in halves:
-            yield from records_of_part(adx, table, time_column, half)
         return
     for text in rows:
         yield orjson.loads(text)

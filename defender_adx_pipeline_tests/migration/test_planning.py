@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from defender_adx_pipeline.instants import MICROSECOND
 from defender_adx_pipeline.migration.counts import BinCount, compare
-from defender_adx_pipeline.migration.planning import GRAINS, SliceTarget, choose, make_slices
+from defender_adx_pipeline.migration.planning import GRAINS, Portion, SliceTarget, choose, make_slices, portions
 from defender_adx_pipeline.migration.slices import slice_id
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 
@@ -39,6 +39,11 @@ class TwoSides:
                 key = bin_floor(moment, grain)
                 bins[key] = bins.get(key, 0) + 1
         return bins
+
+
+def whole(groups: Sequence[Sequence[BinCount]]) -> list[Portion]:
+    """Groups that nothing has to be cut by hash of."""
+    return list(portions(groups, target=SliceTarget(1_000), count_buckets=lambda window, buckets: {}))
 
 
 # Spikes and ties: times are drawn from few microseconds, milliseconds and hours.
@@ -96,7 +101,7 @@ def test_a_large_bin_is_counted_finer_and_only_that_bin() -> None:
 def test_neighbours_are_packed_into_one_slice_across_empty_time() -> None:
     sides = TwoSides([BASE, BASE + 20 * HOUR], [])
     groups = choose(sides.count(DAY, HOUR), busy=[], target=SliceTarget(10), count_window=sides.count)
-    (only,) = make_slices(groups, source_table="T", destination_table="TRaw", confirmed=(), attempts={})
+    (only,) = make_slices(whole(groups), source_table="T", destination_table="TRaw", confirmed=(), attempts={})
     assert only.window == Window(BASE, BASE + 21 * HOUR)
     assert only.expected_rows == 2
 
@@ -119,9 +124,13 @@ def test_the_same_state_gives_the_same_slice_id_and_another_state_another() -> N
 def test_a_slice_whose_rows_are_gone_although_it_was_confirmed_gets_another_id() -> None:
     sides = TwoSides([BASE], [])
     groups = choose(sides.count(DAY, HOUR), busy=[], target=SliceTarget(10), count_window=sides.count)
-    (first,) = make_slices(groups, source_table="T", destination_table="TRaw", confirmed=(), attempts={})
+    (first,) = make_slices(whole(groups), source_table="T", destination_table="TRaw", confirmed=(), attempts={})
     (second,) = make_slices(
-        groups, source_table="T", destination_table="TRaw", confirmed={first.slice_id}, attempts={first.slice_id: 1}
+        whole(groups),
+        source_table="T",
+        destination_table="TRaw",
+        confirmed={first.slice_id},
+        attempts={first.slice_id: 1},
     )
     assert first.slice_id != second.slice_id
     assert first.window == second.window
