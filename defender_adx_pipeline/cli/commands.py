@@ -20,6 +20,7 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.schema import bootstrap as apply_scripts
 from defender_adx_pipeline.adx.scripts import Placeholders, SchemaScriptError, script_texts
 from defender_adx_pipeline.catalogue import CatalogueError, UnknownTableError, load_catalogue
+from defender_adx_pipeline.cli import chaos as ordeal
 from defender_adx_pipeline.cli import demo as demonstration
 from defender_adx_pipeline.cli import tenancy
 from defender_adx_pipeline.cli.output import console
@@ -71,14 +72,19 @@ def _readable_errors(command: Callable[_P, int]) -> Callable[_P, None]:
 
 @app.command()
 @_readable_errors
-def demo(
+def demo(  # noqa: PLR0917 - options, by name
     home: Home = Path(".demo"),
     samples: Samples = None,
     seed: Annotated[int, typer.Option(help="Seed of the generated data.")] = 7,
     fresh: Annotated[bool, typer.Option(help="Begin anew: forget an earlier demo of the same home.")] = False,
+    chaos: Annotated[
+        int | None, typer.Option(help="Let a tenth of all calls go wrong, by this seed: the pipeline must be exact.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Local tenant, bootstrap, real Dagster runs over 30 days of every event table, and a comparison row by row."""
+    if chaos is not None:
+        return ordeal.run(home=home, samples=samples, seed=seed, chaos=chaos, fresh=fresh, as_json=as_json)
     return demonstration.run(home=home, samples=samples, seed=seed, fresh=fresh, as_json=as_json)
 
 

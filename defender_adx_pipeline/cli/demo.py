@@ -1,34 +1,24 @@
 """`defender-adx demo`: local tenant, bootstrap, real Dagster runs, and the proof.
 
-Here: the order of the steps and what is printed. Not here: comparing (`comparing`) and the runs (`defs.launch`, started
-as processes of their own).
+Here: the home of a demo, its tenant, and the order of the steps. Not here: the steps (`moving`, `comparing`), and the
+demo under chaos (`chaos`).
 """
 
 import hashlib
-import itertools
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.table import Column, Table
 
-from defender_adx_pipeline.adx.schema import bootstrap
-from defender_adx_pipeline.catalogue import load_catalogue
-from defender_adx_pipeline.cli import tenancy
-from defender_adx_pipeline.cli.comparing import TableResult, compare_table
+from defender_adx_pipeline.cli import moving, tenancy
 from defender_adx_pipeline.cli.output import console
-from defender_adx_pipeline.cli.progress import Bars
 from defender_adx_pipeline.instants import utc_now
-from defender_adx_pipeline.migration.agenda import read_agenda
 from defender_adx_pipeline.migration.connections import Database, open_database
 from defender_adx_pipeline.migration.scope import readable_since
 from defender_adx_pipeline.migration.windows import Window
@@ -43,6 +33,27 @@ def run(*, home: Path, samples: Path | None, seed: int, fresh: bool, as_json: bo
     """The whole demo; 0 when every table is exact."""
     started = time.monotonic()
     out = console(stderr=as_json)
+    with demo_database(home=home, samples=samples, seed=seed, fresh=fresh, out=out) as (database, admin_url):
+        out.print(f"Bootstrap: {moving.prepare_database(database)} statements of kql/ applied")
+        now = utc_now()
+        window = Window(readable_since(now), now - database.settings.defender_settle)
+        moved = moving.move(window, home, out)
+        out.print("Comparing both sides row by row")
+        results = moving.results(database, admin_url, window, moved.attempts)
+    seconds = time.monotonic() - started
+    ok = bool(results) and all(result.exact for result in results)
+    moving.print_results(results, seconds, out)
+    if as_json:
+        line = {"ok": ok, "tables": [result.as_dict() for result in results], "seconds": round(seconds, 1)}
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    return 0 if ok else 1
+
+
+@contextmanager
+def demo_database(
+    *, home: Path, samples: Path | None, seed: int, fresh: bool, out: Console
+) -> Iterator[tuple[Database, str]]:
+    """A running tenant on a home, this process's environment set to it: its database, and the admin app's URL."""
     if fresh or _brings_new_samples(home, samples):
         out.print(f"Beginning anew in {home}: what an earlier demo left there is removed")
         _forget(home)
@@ -53,15 +64,8 @@ def run(*, home: Path, samples: Path | None, seed: int, fresh: bool, as_json: bo
     options = tenant_options(samples=samples, seed=seed, clock_scale=CLOCK_SCALE)
     with tenancy.running_tenant(home, options) as variables:
         dagster = tenancy.dagster_environment(home)
-        with _environment({**variables, **dagster}), open_database() as database:
-            results = _move(database, variables["LOCAL_TENANT_ADMIN_URL"], home, out)
-    seconds = time.monotonic() - started
-    ok = bool(results) and all(result.exact for result in results)
-    _print_results(results, seconds, out)
-    if as_json:
-        line = {"ok": ok, "tables": [result.as_dict() for result in results], "seconds": round(seconds, 1)}
-        sys.stdout.write(orjson.dumps(line).decode() + "\n")
-    return 0 if ok else 1
+        with moving.environment({**variables, **dagster}), open_database() as database:
+            yield database, variables["LOCAL_TENANT_ADMIN_URL"]
 
 
 def _brings_new_samples(home: Path, samples: Path | None) -> bool:
@@ -121,108 +125,3 @@ def serve_tenant(*, home: Path, samples: Path | None, seed: int, clock_scale: fl
         sys.stdout.flush()
         signal.sigwait(stops)
     return 0
-
-
-def _move(database: Database, admin_url: str, home: Path, out: Console) -> list[TableResult]:
-    settings = database.settings
-    report = bootstrap(
-        database.adx,
-        client_id=settings.azure_client_id,
-        tenant_id=settings.azure_tenant_id,
-        tables=tuple(database.catalogue.values()),
-    )
-    out.print(f"Bootstrap: {len(report.applied)} statements of kql/ applied")
-    now = utc_now()
-    window = Window(readable_since(now), now - settings.defender_settle)
-    attempts = _run_dagster(window, home, out)
-    out.print("Comparing both sides row by row")
-    return _results(database, admin_url, window, attempts)
-
-
-def _run_dagster(window: Window, home: Path, out: Console) -> Mapping[str, Mapping[str, Any]]:
-    """One run for each category of tables, over all days; the attempts by table."""
-    attempts: dict[str, Mapping[str, Any]] = {}
-    first, last = window.start.date().isoformat(), window.end.date().isoformat()
-    tables = load_catalogue().events()
-    groups = itertools.groupby(sorted(tables, key=lambda table: table.group), key=lambda table: table.group)
-    runs = [f"{group}={','.join(table.name for table in members)}" for group, members in groups]
-    with (home / "runs.log").open("ab") as log, Bars(out, len(tables)) as bars:
-        for line in _launch(first, last, runs, log):
-            match line["event"]:
-                case "run":
-                    bars.begin(line["label"], line["tables"])
-                case "attempt":
-                    attempts[line["TableName"]] = line
-                    bars.advance(line["TableName"], int(line["RecordCount"]), str(line["Status"]))
-                case "failure":
-                    bars.failed(f"{line['step']}: {(line['error'].strip() or 'no message').splitlines()[0]}")
-    return attempts
-
-
-def _launch(first: str, last: str, runs: Sequence[str], log: Any) -> Iterator[dict[str, Any]]:
-    """Start a process that makes the runs one after the other, and give its lines as they come."""
-    command = [sys.executable, "-m", "defender_adx_pipeline.defs.launch", "--first", first, "--last", last, *runs]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:  # noqa: S603 - our own command
-        for line in process.stdout or ():
-            if line.startswith(b"{"):
-                yield orjson.loads(line)
-
-
-def _results(
-    database: Database, admin_url: str, window: Window, attempts: Mapping[str, Mapping[str, Any]]
-) -> list[TableResult]:
-    results = []
-    for item in read_agenda(database.state, database.catalogue).tables:
-        name = item.table.name
-        source, there, missing, doubled = compare_table(database, admin_url, name, item.destination_table, window)
-        attempt = attempts.get(name, {})
-        results.append(
-            TableResult(
-                table=name,
-                destination=item.destination_table,
-                source_rows=source,
-                adx_rows=there,
-                missing=missing,
-                duplicates=doubled,
-                watermark=item.watermark,
-                audit_status=str(attempt.get("Status", "no run")),
-                calls=int(attempt.get("calls", 0)),
-            )
-        )
-    return results
-
-
-def _print_results(results: Sequence[TableResult], seconds: float, out: Console) -> None:
-    table = Table(
-        Column("Table", no_wrap=True), "Defender", "ADX", "Missing", "Duplicates", "Watermark", "Audit", "Calls"
-    )
-    for result in results:
-        colour = "green" if result.exact else "red"
-        numbers = (result.source_rows, result.adx_rows, result.missing, result.duplicates)
-        table.add_row(
-            f"[{colour}]{result.table}[/{colour}]",
-            *(f"{number:,}" for number in numbers),
-            result.watermark,
-            result.audit_status,
-            str(result.calls),
-        )
-    out.print(table)
-    exact, rows = sum(result.exact for result in results), sum(result.adx_rows for result in results)
-    out.print(
-        f"{exact} of {len(results)} tables exact, {rows:,} rows in ADX, {seconds:.0f} s. See it in Dagster: make ui"
-    )
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """The variables set for this process and its children, and put back."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
