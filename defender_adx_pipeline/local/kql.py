@@ -124,13 +124,11 @@ def translate(
     schema = read_schema(connection) if schema is None else schema
     try:
         with _TRANSLATING:
-            translated = duckdb_kql.to_sql(
-                plain_serialize(_plain_escapes(text)),
-                schema=schema,
-                parameters=dict(parameters) if parameters else None,
-                allow_write=False,
-                functions=_stored_functions(tuple(functions)),
-            )
+            if parameters:
+                translated = _to_sql(text, tuple(functions), schema, dict(parameters))
+            else:
+                known = tuple((table, tuple(columns)) for table, columns in schema.items())
+                translated = _to_sql_again(text, tuple(functions), known)
     except KqlSyntaxError as error:
         raise KqlFailure(_syntax_message(text, error)) from error
     except KqlSchemaError as error:
@@ -208,7 +206,23 @@ def _plain_escapes(text: str) -> str:
     return _KQL_TEXT.sub(literal, text) if "\\" in text else text
 
 
-@lru_cache(maxsize=16)
+def _to_sql(text: str, functions: tuple[str, ...], schema: Schema, parameters: dict[str, Any] | None = None) -> Any:
+    return duckdb_kql.to_sql(
+        plain_serialize(_plain_escapes(text)),
+        schema=schema,
+        parameters=parameters,
+        allow_write=False,
+        functions=_stored_functions(functions),
+    )
+
+
+@lru_cache(maxsize=256)
+def _to_sql_again(text: str, functions: tuple[str, ...], schema: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
+    """The same for a query without parameters: views are translated anew in every database, and parsing is slow."""
+    return _to_sql(text, functions, {table: list(columns) for table, columns in schema})
+
+
+@lru_cache(maxsize=128)
 def _stored_functions(functions: tuple[str, ...]) -> Any:
     return parse_functions(list(functions)) if functions else None
 
