@@ -1,9 +1,12 @@
-"""Where a run is killed: at a request of a kind, before, during or after it, or after a time. Drawn by `kills`."""
+"""Where a run is killed: what of it, at a request of a kind, before, during or after it, or after a time.
+
+Here: the points and how they are drawn into chains. Not here: killing (`kill_runs`) and what must hold (`kills`).
+"""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from defender_adx_pipeline.adx.state_kql import AUDIT, CONFIGURATION, LEDGER
 
@@ -43,6 +46,13 @@ IN_FLIGHT = 0.5
 POSITIONS = {"before": "hang", "during": "delay", "after": "lost_reply"}
 """Where in a request the kill comes, and the fault by which the tenant holds the request there."""
 
+Target = Literal["group", "run", "step", "worker"]
+TARGETS: Mapping[Target, int] = {"group": 5, "run": 2, "step": 2, "worker": 1}
+"""What is killed, and how often of ten: all processes of a run, the one of the run alone, that of one step, or the
+service's ingestion worker. A run that loses a step or waits for a worker goes on to its own end."""
+
+LONGEST_CHAIN = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -55,8 +65,7 @@ class Point:
     position: str = "before"
     seconds: float = 0.0
     """Without a moment: from the run's first request on."""
-    whole_group: bool = True
-    """Else the run's own process alone: its steps have to notice."""
+    target: Target = "group"
     batching_delay: float = 0.2
     """Seconds until a queued blob is loaded."""
     held: bool = False
@@ -65,27 +74,51 @@ class Point:
     def __str__(self) -> str:
         what = f"{self.position} {self.moment.name} {self.number}" if self.moment else f"after {self.seconds:.1f} s"
         loaded = "during the next run" if self.held else f"{self.batching_delay:g} s later"
-        return f"{what}, {'group' if self.whole_group else 'parent'}, blobs loaded {loaded}"
+        return f"{what}, {self.target}, blobs loaded {loaded}"
 
 
-def draw(dice: random.Random, requests: Mapping[str, int], seconds: float, count: int) -> list[Point]:
-    """Points in the life of a run: every kind of moment in turn, then after a time, and again."""
+def draw(dice: random.Random, requests: Mapping[str, int], seconds: float, count: int) -> list[list[Point]]:
+    """Chains of points, `count` in all: each point kills a run that resumes what the point before it left.
+
+    Every kind of moment comes in turn, then after a time, and again.
+
+    Args:
+        dice: decides the rest.
+        requests: how many of each kind a run makes that nobody kills.
+        seconds: how long that takes.
+        count: of points.
+    """
     kinds: list[Moment | None] = [moment for moment in MOMENTS if requests[moment.name]]
     kinds.append(None)
-    points = []
-    for index in range(count):
-        moment = kinds[index % len(kinds)]
-        point = Point(
-            moment,
-            position=dice.choice(list(POSITIONS)),
-            seconds=dice.uniform(0.0, 0.9 * seconds),
-            whole_group=dice.random() < 0.7,
-            batching_delay=dice.choice([0.05, 0.2, 0.2, 1.0, 3.0]),
-        )
-        if moment is not None:
-            held = moment.name in BEFORE_CONFIRMATION and dice.random() < 0.6
-            # With its blobs held, a run does not get beyond the tables that it began with.
-            last = max(1, requests[moment.name] // 3) if held else requests[moment.name]
-            point = replace(point, number=dice.randint(1, last), held=held)
-        points.append(point)
-    return points
+    chains: list[list[Point]] = []
+    drawn = 0
+    while drawn < count:
+        length = min(dice.randint(1, LONGEST_CHAIN), count - drawn)
+        chain = []
+        for place in range(length):
+            chain.append(_point(dice, kinds[drawn % len(kinds)], requests, seconds, place))
+            drawn += 1
+        chains.append(chain)
+    return chains
+
+
+def _point(
+    dice: random.Random, moment: Moment | None, requests: Mapping[str, int], seconds: float, place: int
+) -> Point:
+    """A point of the run at a place in its chain: the later, the less is left to do."""
+    target = dice.choices(list(TARGETS), list(TARGETS.values()))[0]
+    # What goes on must get an answer: a request that hangs would keep it for its whole time-out.
+    positions: Sequence[str] = list(POSITIONS) if target in ("group", "run") else ["during", "after"]
+    point = Point(
+        moment,
+        position=dice.choice(positions),
+        seconds=dice.uniform(0.0, 0.9 * seconds / (place + 1)),
+        target=target,
+        batching_delay=dice.choice([0.05, 0.2, 0.2, 1.0, 2.0]),
+    )
+    if moment is None:
+        return point
+    held = moment.name in BEFORE_CONFIRMATION and target in ("group", "run") and dice.random() < 0.6
+    # With its blobs held, a run does not get beyond the tables that it began with.
+    last = max(1, requests[moment.name] // (place + (3 if held else 1)))
+    return replace(point, number=dice.randint(1, last), held=held)

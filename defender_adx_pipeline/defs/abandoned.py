@@ -69,9 +69,18 @@ class Worker:
 
     @classmethod
     def here(cls, run_id: str = "") -> "Worker":
-        """The process of the run that this process is a step of, or this process itself."""
+        """This process."""
+        return cls.process(os.getpid(), run_id)
+
+    @classmethod
+    def above(cls, run_id: str) -> "Worker":
+        """The process of the run that this process is a step of, or this process itself if it runs its steps."""
         parent = multiprocessing.parent_process()
-        pid = os.getpid() if parent is None or parent.pid is None else parent.pid
+        return cls.process(os.getpid() if parent is None or parent.pid is None else parent.pid, run_id)
+
+    @classmethod
+    def process(cls, pid: int, run_id: str = "") -> "Worker":
+        """A living process of this host."""
         return cls(this_host(), pid, psutil.Process(pid).create_time(), run_id)
 
     @classmethod
@@ -109,7 +118,7 @@ def this_host() -> str:
 def sign_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """Write on a run, once, which process works on it."""
     if Worker.of(run) is None:
-        instance.add_run_tags(run.run_id, Worker.here(run.run_id).tags())
+        instance.add_run_tags(run.run_id, Worker.above(run.run_id).tags())
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:

@@ -33,7 +33,6 @@ _LOOK_BACK = timedelta(days=7)
 _RUNS = 1000
 _ENDS = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
 _BEGINS = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_RESTARTED}
-_EVENTS = {*_BEGINS, *_ENDS, dg.DagsterEventType.ASSET_OBSERVATION}
 _LOG = logging.getLogger(__name__)
 
 
@@ -75,16 +74,14 @@ def _attempts(
     """The attempts of a run without an observation; None for one that may still go on."""
     run = record.dagster_run
     steps = {raw_key(table).to_python_identifier(): table for table in catalogue.events()}
-    entries = [entry for entry in instance.all_logs(run.run_id, of_type=_EVENTS) if entry.step_key in steps]
+    entries = [entry for entry in instance.all_logs(run.run_id, of_type={*_BEGINS, *_ENDS}) if entry.step_key in steps]
     tries = Counter(str(entry.step_key) for entry in entries if entry.dagster_event_type in _BEGINS)
     began = {str(entry.step_key): entry.timestamp for entry in entries if entry.dagster_event_type in _BEGINS}
-    observations = dg.DagsterEventType.ASSET_OBSERVATION
-    observed = Counter(str(entry.step_key) for entry in entries if entry.dagster_event_type == observations)
     ends = {str(entry.step_key): entry for entry in entries if entry.dagster_event_type in _ENDS}
     worker = Worker.of(run)
     goes_on = worker is not None and worker != Worker.here(worker.run_id) and not worker.is_gone()
     for step, number in tries.items():
-        if observed[step] >= number:
+        if _observations(instance, steps[step], run.run_id, since=record.create_timestamp) >= number:
             continue
         if step not in ends and goes_on:
             # Marked as cancelled by force, say: the step may yet write its row, or load rows that the row has to count.
@@ -114,19 +111,24 @@ def _why(run: dg.DagsterRun, end: dg.EventLogEntry | None) -> str:
 def _account(instance: dg.DagsterInstance, state: StateStore, catalogue: Catalogue, attempt: EndedAttempt) -> None:
     table = catalogue[attempt.source_table]
     row, tally = account(state, attempt)
-    if _is_observed(instance, table, attempt):
-        return
     partition = None if "..." in attempt.partitions else attempt.partitions or None
     seen = observation(raw_key(table), row, tally, partition)
     instance.report_runless_asset_event(seen.with_metadata({**seen.metadata, RUN_ID: attempt.run_id}))
     _LOG.warning("run %s ended without its own word on %s: %s", attempt.run_id, table.name, row.failure_reason)
 
 
-def _is_observed(instance: dg.DagsterInstance, table: DefenderTable, attempt: EndedAttempt) -> bool:
-    since = dg.AssetRecordsFilter(raw_key(table), after_timestamp=attempt.started.timestamp())
-    records = instance.fetch_observations(since, limit=_RUNS).records
-    observations = [record.asset_observation for record in records if record.asset_observation]
-    return any(RUN_ID in seen.metadata and seen.metadata[RUN_ID].value == attempt.run_id for seen in observations)
+def _observations(instance: dg.DagsterInstance, table: DefenderTable, run_id: str, *, since: datetime) -> int:
+    """How many observations of the asset the run made, or were made for it.
+
+    Asked of the asset and not of the run: the SQLite storage keeps the two apart, and a kill may come between them.
+    """
+    newest = dg.AssetRecordsFilter(raw_key(table), after_timestamp=since.timestamp())
+    found = 0
+    for record in instance.fetch_observations(newest, limit=_RUNS).records:
+        seen = record.asset_observation
+        made_for = seen.metadata.get(RUN_ID) if seen is not None else None
+        found += record.event_log_entry.run_id == run_id or (made_for is not None and made_for.value == run_id)
+    return found
 
 
 def _instant(seconds: float) -> datetime:

@@ -46,7 +46,7 @@ def taken(instance: dg.DagsterInstance) -> int:
 def killed() -> Worker:
     """A process that was there."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        worker = replace(Worker.here(), pid=process.pid, began=psutil.Process(process.pid).create_time())
+        worker = Worker.process(process.pid)
         assert not worker.is_gone()
         process.kill()
     return worker
@@ -64,7 +64,7 @@ def test_a_run_whose_process_is_gone_fails_and_frees_its_slot(instance: dg.Dagst
 
 def test_a_process_that_nobody_has_taken_note_of_is_gone_too() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        worker = replace(Worker.here(), pid=process.pid, began=psutil.Process(process.pid).create_time())
+        worker = Worker.process(process.pid)
         while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
             pass
         assert worker.is_gone()

@@ -5,15 +5,17 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.events import AssetObservationData
 
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defs.abandoned import Worker
 from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.sensors import runs_without_a_word
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
-from defender_adx_pipeline.migration.audit import AuditRow, audit_id
+from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_row
 from defender_adx_pipeline.migration.slices import Slice
 from defender_adx_pipeline.migration.windows import Window
@@ -83,10 +85,10 @@ def test_a_killed_run_is_ended_and_gets_its_audit_row_with_what_the_ledger_has(
         "goes on from the ledger",
     ):
         assert part in row["FailureReason"]
-    (observation,) = dagster.observations(table)
-    assert observation.partition == "2026-11-20"
-    assert observation.metadata["FailureReason"].value == row["FailureReason"]
-    assert observation.metadata["run_id"].value == run.run_id
+    (seen,) = dagster.observations(table)
+    assert seen.partition == "2026-11-20"
+    assert seen.metadata["FailureReason"].value == row["FailureReason"]
+    assert seen.metadata["run_id"].value == run.run_id
     ended = dagster.instance.get_run_by_id(run.run_id)
     assert ended is not None
     assert ended.status == dg.DagsterRunStatus.FAILURE
@@ -98,7 +100,7 @@ def test_asked_again_nothing_is_written_a_second_time(world: World, dagster: Dag
     assert settle(world, dagster) == []
     # Killed between its own writing and the mark that it has written.
     dagster.instance.add_run_tags(run.run_id, {"defender_adx/audited": "no"})
-    assert settle(world, dagster) == [run.run_id]
+    assert settle(world, dagster) == []
     assert len(world.audits(table)) == len(dagster.observations(table)) == 1
 
 
@@ -110,9 +112,32 @@ def test_an_attempt_that_was_killed_after_its_audit_row_is_observed_with_that_ro
     world.migration().state.append_audit(said, once=audit_id(run.run_id, table))
     settle(world, dagster)
     (row,) = world.audits(table)
-    (observation,) = dagster.observations(table)
+    (seen,) = dagster.observations(table)
     assert (row["Status"], row["RecordCount"]) == ("Success", 7)
-    assert (observation.metadata["Status"].value, observation.metadata["RecordCount"].value) == ("Success", 7)
+    assert (seen.metadata["Status"].value, seen.metadata["RecordCount"].value) == ("Success", 7)
+
+
+def test_an_observation_that_a_kill_kept_from_the_asset_is_made_up_for(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    # The SQLite storage writes an asset's event into the log of the run first, and then into that of all assets.
+    known = world.catalogue[table]
+    run = killed_run(dagster, known)
+    said = AuditRow(table, datetime.now(tz=world.now.tzinfo), "Success", "", 7)
+    world.migration().state.append_audit(said, once=audit_id(run.run_id, table))
+    data = AssetObservationData(observation(raw_key(known), said, Tally(), None))
+    kind = dg.DagsterEventType.ASSET_OBSERVATION.value
+    event = dg.DagsterEvent(
+        kind, run.job_name, step_key=raw_key(known).to_python_identifier(), event_specific_data=data
+    )
+    entry = dg.EventLogEntry(None, "debug", "", run.run_id, said.timestamp.timestamp(), dagster_event=event)
+    storage = dagster.instance.event_log_storage
+    with storage.run_connection(run.run_id) as connection:
+        connection.execute(storage.prepare_insert_event(entry))
+    assert dagster.observations(table) == []
+    settle(world, dagster)
+    (seen,) = dagster.observations(table)
+    assert (seen.metadata["Status"].value, world.statuses(table)) == ("Success", ["Success"])
 
 
 def test_an_audit_row_of_the_attempt_that_comes_after_the_one_written_for_it_is_not_taken(
@@ -188,8 +213,8 @@ def test_a_run_of_a_range_names_its_first_and_last_partition_and_is_observed_wit
     killed_run(dagster, world.catalogue[table], tags={RANGE_START: "2026-11-01", RANGE_END: "2026-11-20"})
     settle(world, dagster)
     assert "2026-11-01...2026-11-20" in world.audits(table)[0]["FailureReason"]
-    (observation,) = dagster.observations(table)
-    assert observation.partition is None
+    (seen,) = dagster.observations(table)
+    assert seen.partition is None
 
 
 def test_runs_of_other_assets_are_left_alone(world: World, dagster: Dagster) -> None:
