@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Any, Self
 
 from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.client import AdxClient
@@ -17,7 +17,7 @@ from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.errors import QueryContext
-from defender_adx_pipeline.instants import parse_instant, utc_now
+from defender_adx_pipeline.instants import parse_instant, sort_key, utc_now
 from defender_adx_pipeline.migration import planning
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount, compare
@@ -96,6 +96,7 @@ class Planner:
 
         Two runs of one table at once cannot both keep slices over the same rows: each looks at the ledger again after
         it has written its slices, so that the later of the two sees the other's, takes its own back, and plans anew.
+        Slices that overlap are seen while that goes on: neither is resumed before it is settled which one stays.
 
         Raises:
             ContentionError: another run kept planning the same windows.
@@ -103,11 +104,13 @@ class Planner:
             AdxError: ADX could not be asked or written to.
         """
         for attempt in range(_TRIES):
-            plan, known = self._plan_once(configuration, window, run)
-            rivals = self._rivals(plan, known)
-            if not rivals:
-                return plan
-            self._withdraw(plan, rivals)
+            planned = self._plan_once(configuration, window, run, patient=attempt < _TRIES - 1)
+            if planned is not None:
+                plan, known = planned
+                rivals = self._rivals(plan, known)
+                if not rivals:
+                    return plan
+                self._withdraw(plan, rivals)
             self._sleep(random.uniform(0, _LONGEST_PAUSE * (attempt + 1) / _TRIES))  # noqa: S311 - no secret
         raise ContentionError(
             f"{configuration.table.name} {window}: another run planned the same rows {_TRIES} times in a row, so this"
@@ -115,9 +118,17 @@ class Planner:
         )
 
     def _plan_once(
-        self, configuration: TableConfiguration, window: Window, run: RunIdentity
-    ) -> tuple[Plan, frozenset[str]]:
-        """A plan, written to the ledger, and the ids of the slices that the ledger had before."""
+        self, configuration: TableConfiguration, window: Window, run: RunIdentity, *, patient: bool = True
+    ) -> tuple[Plan, frozenset[str]] | None:
+        """A plan, written to the ledger, and the ids of the slices that were in force before.
+
+        Those that had been taken back are not among them: whoever plans the same again gives them the same ids.
+
+        Returns:
+            Or None, with nothing written: `patient`, and slices under way overlap, so one of them is about to be taken
+            back. Impatient, those whose run seems to have died before it did so wait for a later round, in which the
+            rows of the others are subtracted from them.
+        """
         table = configuration.table
         self._loader.check_destination(configuration.destination_table)
         rows = self._state.ledger_slices(table.name, window)
@@ -125,11 +136,16 @@ class Planner:
         under_way = [item for item in known if item.state in OPEN_STATES]
         landed_ids = self._loader.landed(configuration.destination_table, [item.slice_id for item in under_way])
         landed = tuple(item for item in under_way if item.slice_id in landed_ids)
-        resumed = tuple(item.planned_again() for item in under_way if item.slice_id not in landed_ids)
+        open_rows = [row for row in rows if row["SliceId"] in {item.slice_id for item in under_way} - landed_ids]
+        settled = _settled(open_rows)
+        if patient and len(settled) < len(open_rows):
+            return None
+        resumed = tuple(item.planned_again() for item in settled)
         columns = self._hunting.schema(table.name)
         counts = self.count(configuration, window)
         key = bucket_key(table, columns)
-        fresh = self._choose(configuration, counts, known, [item.window for item in resumed], key)
+        busy = [item.window for item in under_way if item.slice_id not in landed_ids]
+        fresh = self._choose(configuration, counts, known, busy, key)
         plan = Plan(
             configuration=configuration,
             run=run,
@@ -142,12 +158,11 @@ class Planner:
             key_columns=key,
         )
         self._record(plan)
-        return plan, frozenset(item.slice_id for item in known)
+        return plan, frozenset(item.slice_id for item in known if item.state != "Failed")
 
     def _rivals(self, plan: Plan, known: Collection[str]) -> list[Slice]:
         """Slices that another run has put over the same rows since the ledger was read for this plan."""
-        fresh = [item for item in plan.slices if item.slice_id not in plan.resumed]
-        if not fresh:
+        if not plan.slices:
             return []
         mine = {item.slice_id for item in plan.slices}
         others = (slice_from_row(row) for row in self._state.ledger_slices(plan.table, plan.window))
@@ -158,15 +173,23 @@ class Planner:
             and other.slice_id not in known
             and other.state != "Failed"
             and other.destination_table == plan.configuration.destination_table
-            and any(other.overlaps(item) for item in fresh)
+            and any(other.overlaps(item) for item in plan.slices)
         ]
 
     def _withdraw(self, plan: Plan, rivals: Sequence[Slice]) -> None:
-        """Take back the slices that this plan has added; nothing of them was read."""
+        """Take back the slices of this plan that rivals overlap; nothing of them was read.
+
+        The others stay planned and are resumed. Another run may have the same ones, under the same ids, and be at work
+        on them: taken back, they would look as if nobody were.
+        """
         now = self._clock()
         reason = f"taken back: another run planned {rivals[0]}"
         fresh = [item for item in plan.slices if item.slice_id not in plan.resumed]
-        self._state.append_ledger([slice_row(item, plan.run, state="Failed", now=now, Reason=reason) for item in fresh])
+        crossed = [item for item in fresh if any(item.overlaps(rival) for rival in rivals)]
+        if crossed:
+            self._state.append_ledger(
+                [slice_row(item, plan.run, state="Failed", now=now, Reason=reason) for item in crossed]
+            )
 
     def count(self, configuration: TableConfiguration, window: Window, grain: timedelta | None = None) -> Counts:
         """Rows per bin on both sides."""
@@ -266,6 +289,19 @@ class Planner:
         rows += [slice_row(item, plan.run, state="Confirmed", now=now, Reason="tag already there") for item in landed]
         if rows:
             self._state.append_ledger(rows)
+
+
+def _settled(rows: Sequence[Mapping[str, Any]]) -> list[Slice]:
+    """Of the rows of slices under way, those that may be resumed together: no two overlap.
+
+    Where two do, the one that was queued stays, else the one that was recorded first: whoever wrote the other saw it.
+    """
+    first = sorted(rows, key=lambda row: (row["State"] != "Queued", sort_key(str(row["RecordedAt"]))))
+    kept: list[Slice] = []
+    for item in map(slice_from_row, first):
+        if not any(item.overlaps(other) for other in kept):
+            kept.append(item)
+    return sorted(kept, key=lambda item: (item.window, item.bucket or (0, 0)))
 
 
 def bucket_key(table: DefenderTable, columns: Sequence[Column]) -> tuple[str, ...]:
