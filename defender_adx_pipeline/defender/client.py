@@ -9,7 +9,7 @@ Sources: "security: runHuntingQuery" (Graph), "Advanced hunting API" (Defender X
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -60,8 +60,10 @@ class CallUsage:
     """From sending to the end of the answer, all calls."""
     quota_wait: float = 0.0
     """Seconds waited for the shared quota, pauses included."""
+    throttled: int = 0
+    """Of the calls, those refused because a quota of the tenant was spent: calls per minute or hour, or CPU."""
     preempted: int = 0
-    """Of the calls, those refused because the tenant's share of CPU was spent: a reason to ask for less at once."""
+    """Of these, the ones refused because the tenant's share of CPU was spent: a reason to ask for less at once."""
 
     def __sub__(self, before: "CallUsage") -> "CallUsage":
         return CallUsage(
@@ -70,6 +72,7 @@ class CallUsage:
             self.bytes - before.bytes,
             self.seconds - before.seconds,
             self.quota_wait - before.quota_wait,
+            self.throttled - before.throttled,
             self.preempted - before.preempted,
         )
 
@@ -153,8 +156,16 @@ class HuntingClient:
         tokens: TokenSource | None = None,
         quota: Quota | None = None,
         retries: RetryPolicy | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> "HuntingClient":
         """The client that the settings describe.
+
+        Args:
+            settings: all that is not given otherwise.
+            tokens: where tokens come from.
+            quota: shared by everybody who spends from the same tenant.
+            retries: the bounds of trying again.
+            tell: given one line about each wait for the quota and each pause; the log by default.
 
         Raises:
             SettingsError: a variable that is needed to sign in is not set.
@@ -163,7 +174,7 @@ class HuntingClient:
             hunting_endpoint(settings),
             tokens=tokens or token_source(settings),
             scope=hunting_scope(settings),
-            quota=quota or quota_from_settings(settings),
+            quota=quota or quota_from_settings(settings, tell=tell),
             api=settings.defender_api,
             retries=retries or RetryPolicy.scaled(settings.defender_quota_clock_scale),
         )
@@ -204,7 +215,7 @@ class HuntingClient:
         try:
             return tries.run(lambda: self._call(body, bearer, tostring_columns, context))
         finally:
-            self._count(retries=tries.retries, preempted=tries.preempted)
+            self._count(retries=tries.retries, throttled=tries.throttled, preempted=tries.preempted)
 
     def schema(self, table: str) -> tuple[Column, ...]:
         """Columns of a table as this tenant has them, in order. Asked once per client.
@@ -247,7 +258,7 @@ class HuntingClient:
         return orjson.dumps(body)
 
     def _call(self, body: bytes, bearer: _Bearer, tostring_columns: Sequence[str], context: QueryContext) -> Answer:
-        with self._quota.call() as permit:
+        with self._quota.call(table=context.table) as permit:
             # Only now: waiting for the quota may have outlived a token.
             bearer.prepare(context)
             began = time.monotonic()
@@ -311,6 +322,7 @@ class HuntingClient:
         received: int = 0,
         seconds: float = 0.0,
         quota_wait: float = 0.0,
+        throttled: int = 0,
         preempted: int = 0,
     ) -> None:
         with self._usage_lock:
@@ -322,6 +334,7 @@ class HuntingClient:
                 bytes=now.bytes + received,
                 seconds=now.seconds + seconds,
                 quota_wait=now.quota_wait + quota_wait,
+                throttled=now.throttled + throttled,
                 preempted=now.preempted + preempted,
             )
 

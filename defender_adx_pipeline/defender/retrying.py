@@ -33,6 +33,8 @@ class RetryPolicy:
     """How long a query may be held back by throttling in all: a whole 15-minute CPU cycle and a minute."""
     first_pause: float = 10.0
     """Pause when the service does not tell one; doubles from refusal to refusal."""
+    longest_pause: float = 3600.0
+    """No quota has a longer window, so a longer pause that is told is not believed."""
     clock_scale: float = 1.0
     """How much faster than real time the service's quota clock runs."""
 
@@ -46,6 +48,7 @@ class RetryPolicy:
             # Not below half a minute: real network time does not scale.
             throttled_for=max(plain.throttled_for / scale, 30.0),
             first_pause=plain.first_pause / scale,
+            longest_pause=plain.longest_pause / scale,
             clock_scale=scale,
         )
 
@@ -74,6 +77,7 @@ class RetryRun:
         self._sleep = sleep
         self._counts: dict[Action, int] = {"retry": 0, "pause": 0, "renew": 0}
         self._calls = 0
+        self._throttled = 0
         self._preempted = 0
         self._paused = 0.0
         self._next_wait = 0.0
@@ -82,6 +86,11 @@ class RetryRun:
     def retries(self) -> int:
         """How many calls were made after the first."""
         return max(0, self._calls - 1)
+
+    @property
+    def throttled(self) -> int:
+        """How many calls were refused because a quota of the tenant was spent, CPU among them."""
+        return self._throttled
 
     @property
     def preempted(self) -> int:
@@ -130,6 +139,7 @@ class RetryRun:
         return tried < self._policy.transient_tries
 
     def _held_back(self, error: ThrottledError) -> bool:
+        self._throttled += 1
         self._preempted += error.throttle.window == "cpu"
         own = self._policy.first_pause * 2 ** (self._counts["pause"] - 1)
         told = error.throttle.pause_seconds
@@ -137,8 +147,9 @@ class RetryRun:
         pause = own if told is None else told / self._policy.clock_scale
         if self._counts["pause"] > 1:
             pause = max(pause, own)
+        pause = min(pause, self._policy.longest_pause)
         # Also when this query gives up: the others must not meet the same refusal.
-        self._quota.pause(pause)
+        self._quota.pause(pause, str(error))
         self._paused += pause
         return self._paused <= self._policy.throttled_for
 

@@ -31,7 +31,8 @@ class DefenderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             SettingsError: a variable is missing or bad.
         """
         if self._client is None:
-            self._client = HuntingClient.from_settings(load_settings())
+            # Waits for the quota stand in the log of the step, or a run that waits looks like one that hangs.
+            self._client = HuntingClient.from_settings(load_settings(), tell=dg.get_dagster_logger().info)
         return self._client
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:

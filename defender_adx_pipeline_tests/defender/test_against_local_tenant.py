@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -186,23 +185,33 @@ def test_limits_of_the_service_ask_for_a_split(open_tenant: OpenTenant, open_cli
 
 CALLER = """
 import sys
-from defender_adx_pipeline.defender.client import HuntingClient
+from defender_adx_pipeline.defender.client import HuntingClient, QueryContext
 from defender_adx_pipeline.settings import load_settings
 with HuntingClient.from_settings(load_settings()) as client:
-    for _ in range(int(sys.argv[1])):
-        client.run("EmailEvents | count")
-    print(client.usage.calls, client.usage.retries)
+    for number in range(int(sys.argv[1])):
+        table = sys.argv[2 + number % len(sys.argv[2:])]
+        client.run(f"{table} | count", context=QueryContext(table=table))
+    print(client.usage.calls, client.usage.retries, client.usage.throttled)
 """
 
 
-def test_four_processes_never_meet_a_429(tenant: LocalTenant, tmp_path: Path) -> None:
-    since = tenant.log.last_number()
-    environment = {**os.environ, **tenant.environment()}
-    callers = [
-        subprocess.Popen([sys.executable, "-c", CALLER, "40"], env=environment, stdout=subprocess.PIPE)
-        for _ in range(4)
-    ]
-    outputs = [caller.communicate(timeout=90)[0].split() for caller in callers]
-    assert outputs == [[b"40", b"0"]] * 4
-    statuses = [entry.status for entry in tenant.log.entries(service="hunting", since=since)]
-    assert statuses == [200] * 160
+@pytest.mark.parametrize("bound", ["minute", "hour"])
+def test_four_processes_with_tables_in_common_never_meet_a_429(open_tenant: OpenTenant, bound: str) -> None:
+    # The processes together make more than twice the calls that the limit in question allows in one window.
+    minute, hour, scale = (45, 1500, 60.0) if bound == "minute" else (20, 45, 1800.0)
+    limits = HuntingLimits(calls_per_minute=minute, calls_per_hour=hour)
+    with open_tenant(tables=TABLES, scale=0, quota_clock_scale=scale, limits=limits) as strict:
+        known = {"DEFENDER_CALLS_PER_MINUTE": str(minute), "DEFENDER_CALLS_PER_HOUR": str(hour)}
+        environment = {**os.environ, **strict.environment(), **known}
+        callers = [
+            subprocess.Popen(
+                [sys.executable, "-c", CALLER, "25", "EmailEvents", TABLES[number]],
+                env=environment,
+                stdout=subprocess.PIPE,
+            )
+            for number in range(4)
+        ]
+        outputs = [caller.communicate(timeout=90)[0].split() for caller in callers]
+        assert outputs == [[b"25", b"0", b"0"]] * 4
+        statuses = [entry.status for entry in strict.log.entries(service="hunting")]
+    assert statuses == [200] * 100

@@ -256,7 +256,8 @@ def test_a_throttled_query_holds_back_and_then_succeeds(open_client: OpenClient,
         client = open_client(server, retries=policy)
         assert client.run("print 1").rows == [{"C": True}]
     assert least <= client.usage.quota_wait < 5
-    assert client.usage.calls == 2
+    assert (client.usage.calls, client.usage.throttled) == (2, 1)
+    assert client.usage.preempted == (b"processing resources" in reply.body)
 
 
 def test_one_throttled_client_holds_back_all_that_share_the_quota(open_client: OpenClient, tmp_path: Path) -> None:
@@ -269,6 +270,17 @@ def test_one_throttled_client_holds_back_all_that_share_the_quota(open_client: O
             first.run("print 1")
         second.run("print 1")
     assert second.usage.quota_wait > 0.4
+
+
+def test_a_pause_longer_than_any_window_of_the_service_is_not_believed(open_client: OpenClient, tmp_path: Path) -> None:
+    told: list[str] = []
+    quota = FileQuota(tmp_path / "told.sqlite", (Limit(100, 60),), tell=told.append)
+    policy = RetryPolicy(longest_pause=0.05)
+    with serving(Reply(429, b"", {"Retry-After": "86400"}), GOOD) as server:
+        open_client(server, quota=quota, retries=policy).run("print 1", context=CONTEXT)
+    [pause] = told
+    assert "all processes that share the quota hold back for 0.1 s: Advanced Hunting, read rows of DeviceInfo" in pause
+    assert "HTTP 429" in pause
 
 
 def test_throttling_that_does_not_end_is_given_up(open_client: OpenClient) -> None:
@@ -286,9 +298,9 @@ def test_every_call_is_counted_by_the_quota_before_it_is_sent(open_client: OpenC
 
     class Recording(FileQuota):
         @contextmanager
-        def call(self, weight: int = 1) -> Iterator[Any]:
-            with super().call(weight) as permit:
-                events.append("admitted")
+        def call(self, weight: int = 1, *, table: str | None = None) -> Iterator[Any]:
+            with super().call(weight, table=table) as permit:
+                events.append(f"admitted for {table}")
                 yield permit
 
     def answering(asked: Asked) -> Reply:
@@ -297,8 +309,8 @@ def test_every_call_is_counted_by_the_quota_before_it_is_sent(open_client: OpenC
 
     quota = Recording(tmp_path / "recorded.sqlite", (Limit(100, 60),))
     with serving(answering=answering) as server:
-        open_client(server, quota=quota).run("print 1")
-    assert events == ["admitted", "sent"] * 3
+        open_client(server, quota=quota).run("print 1", context=CONTEXT)
+    assert events == ["admitted for DeviceInfo", "sent"] * 3
 
 
 def test_usage_adds_up_and_can_be_taken_between_two_moments(open_client: OpenClient) -> None:

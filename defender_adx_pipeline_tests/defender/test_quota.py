@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,10 +37,16 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def take(quota: FileQuota, calls: int) -> None:
+def take(quota: FileQuota, calls: int, table: str | None = None) -> None:
     for _ in range(calls):
-        with quota.call():
+        with quota.call(table=table):
             pass
+
+
+def waiters(store: Path) -> list[str]:
+    """The tables that somebody waits for, as the file has them."""
+    with closing(sqlite3.connect(store)) as connection:
+        return [row[0] for row in connection.execute("SELECT asked_for FROM waiters ORDER BY id")]
 
 
 CALLER = """
@@ -50,7 +58,7 @@ dice = random.Random(seed)
 quota = FileQuota(store, (Limit(9, 0.3), Limit(30, 1.5)))
 with requests.Session() as session:
     for _ in range(calls):
-        with quota.call():
+        with quota.call(table=dice.choice(["Often", "Often", f"Own{seed}"])):
             time.sleep(dice.uniform(0, 0.03))  # the way to the service
             answer = session.post(url, data=b"x", timeout=10)
         print(answer.status_code)
@@ -184,17 +192,130 @@ def test_a_killed_process_frees_its_place_in_the_end(tmp_path: Path) -> None:
     quota.close()
 
 
+@contextmanager
+def waiting(quota: FileQuota, clock: Clock, order: list[str], *names: str) -> Iterator[None]:
+    """A thread per name that waits for one call; the table is the name without its number. All are in line in order."""
+    threads = []
+    for count, name in enumerate(names, 1):
+        clock.now += 0.001
+        table = name.rstrip("0123456789")
+
+        def ask(name: str = name, table: str = table) -> None:
+            with quota.call(table=table):
+                order.append(name)
+
+        threads.append(threading.Thread(target=ask))
+        threads[-1].start()
+        until(lambda count=count: len(waiters(quota.file)) == count)
+    yield
+    for thread in threads:
+        thread.join(30)
+
+
+def test_a_free_place_goes_to_the_table_with_the_fewest_calls_and_then_to_whoever_waits_longest(tmp_path: Path) -> None:
+    clock, order = Clock(), list[str]()
+    quota = FileQuota(tmp_path / "q.sqlite", (Limit(2, 0.2), Limit(100, 20)), now=clock)
+    take(quota, 2, "Flood")
+    with waiting(quota, clock, order, "Flood1", "Flood2", "Flood3", "Rare1", "Other1", "Rare2"):
+        for served in (2, 4, 6):
+            clock.now += 0.21
+            until(lambda served=served: len(order) == served)
+    # Two at once may note themselves in any order.
+    served_together = [set(order[:2]), set(order[2:4]), set(order[4:])]
+    assert served_together == [{"Flood1", "Rare1"}, {"Flood2", "Other1"}, {"Flood3", "Rare2"}]
+    assert waiters(quota.file) == []
+    quota.close()
+
+
+def test_a_waiter_that_was_killed_is_passed_over(tmp_path: Path) -> None:
+    store, clock = tmp_path / "q.sqlite", Clock()
+    quota = FileQuota(store, (Limit(1, 60),), max_wait=0.1, now=clock)
+    take(quota, 1, "Flood")
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from defender_adx_pipeline.defender.quota import FileQuota, Limit\n"
+        "quota = FileQuota(Path(sys.argv[1]), (Limit(1, 60),), now=lambda: float(sys.argv[2]))\n"
+        "with quota.call(table='Rare'): print('in', flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(store), str(clock.now + 59.9)])
+    until(lambda: waiters(store) == ["Rare"])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    clock.now += 60.5
+    with pytest.raises(QuotaExhaustedError), quota.call(table="Flood"):
+        pytest.fail("the waiter may be alive, and it is its turn")
+    clock.now += 3
+    take(quota, 1, "Flood")
+    assert waiters(store) == []
+    quota.close()
+
+
+def test_a_waiter_that_gives_up_stands_in_nobodys_way(tmp_path: Path) -> None:
+    clock = Clock()
+    quota = FileQuota(tmp_path / "q.sqlite", (Limit(1, 60),), max_wait=0.1, now=clock)
+    take(quota, 1, "Flood")
+    with pytest.raises(QuotaExhaustedError), quota.call(table="Rare"):
+        pytest.fail("admitted")
+    clock.now += 61
+    take(quota, 1, "Flood")
+    quota.close()
+
+
+def test_a_waiter_that_was_taken_for_dead_gets_its_turn_back(tmp_path: Path) -> None:
+    clock, order = Clock(), list[str]()
+    quota = FileQuota(tmp_path / "q.sqlite", (Limit(1, 0.2),), now=clock)
+    take(quota, 1, "T")
+    with waiting(quota, clock, order, "T1", "T2"):
+        with closing(sqlite3.connect(quota.file)) as connection, connection:
+            connection.execute("DELETE FROM waiters WHERE id = (SELECT min(id) FROM waiters)")
+        until(lambda: len(waiters(quota.file)) == 2)
+        for served in (1, 2):
+            clock.now += 0.21
+            until(lambda served=served: len(order) == served)
+    assert order == ["T1", "T2"]
+    quota.close()
+
+
+def test_a_file_of_an_earlier_version_keeps_its_count(tmp_path: Path) -> None:
+    store, clock = tmp_path / "q.sqlite", Clock()
+    with closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE calls (id INTEGER PRIMARY KEY, weight INTEGER NOT NULL, admitted REAL NOT NULL, settled REAL)"
+        )
+        connection.execute("INSERT INTO calls VALUES (1, 1, ?, ?)", (clock.now, clock.now))
+    quota = FileQuota(store, (Limit(2, 60),), max_wait=0.1, now=clock)
+    take(quota, 1)
+    with pytest.raises(QuotaExhaustedError), quota.call():
+        pytest.fail("the call of the earlier version is forgotten")
+    quota.close()
+
+
+def test_a_pause_is_told_with_its_reason_and_a_wait_for_its_end_too(tmp_path: Path) -> None:
+    told: list[str] = []
+    quota = FileQuota(tmp_path / "q.sqlite", (Limit(9, 60),), tell=told.append)
+    quota.pause(1.2, "Advanced Hunting said 429")
+    take(quota, 1)
+    assert told[0] == "all processes that share the quota hold back for 1.2 s: Advanced Hunting said 429"
+    assert told[1].startswith("waiting about 1 s for the tenant's quota of hunting calls: Defender refused a call")
+    assert len(told) == 2
+    quota.close()
+
+
 def test_waiting_longer_than_a_second_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    told: list[float] = []
-    quota = FileQuota(tmp_path / "q.sqlite", (Limit(1, 1.3),), on_wait=told.append)
+    told: list[str] = []
+    quota = FileQuota(tmp_path / "q.sqlite", (Limit(1, 1.3),), tell=told.append, named="1 per blink")
     take(quota, 2)
-    assert len(told) == 1
-    assert 1.0 < told[0] <= 1.3
+    assert told == [
+        (
+            "waiting about 1 s for the tenant's quota of hunting calls (1 per blink; shared by all processes that use"
+            f" {tmp_path / 'q.sqlite'})"
+        )
+    ]
     quota.close()
     loud = FileQuota(tmp_path / "loud.sqlite", (Limit(1, 1.2),))
     with caplog.at_level(logging.INFO):
         take(loud, 2)
-    assert "quota of hunting calls is spent" in caplog.text
+    assert "quota of hunting calls (1 in 1.2 s; shared by" in caplog.text
     loud.close()
 
 
