@@ -70,6 +70,19 @@ def configuration_from_row(row: Mapping[str, Any], catalogue: Catalogue) -> Tabl
     )
 
 
+def check_kind(table: DefenderTable) -> None:
+    """Check that the table has rows that stay what they are, which is what windows and watermarks are made for.
+
+    Raises:
+        ConfigurationError: it is a snapshot: its rows are the state of now, and windows of it mean nothing.
+    """
+    if table.kind != "event":
+        raise ConfigurationError(
+            f"{table.name} is a snapshot table: it holds the state of now, and this version moves event tables only."
+            " Nothing was read, and nothing in ADX was changed. Its configuration row does no harm."
+        )
+
+
 def check_watermark_column(row: Mapping[str, Any], table: DefenderTable) -> None:
     """Check that the row's watermark is kept in the column by which the table is read.
 

@@ -20,6 +20,7 @@ from defender_adx_pipeline.instants import parse_instant, sort_key, to_text
 from defender_adx_pipeline.migration.audit import AuditRow, RunSlices, audit_from_row
 from defender_adx_pipeline.migration.configuration import (
     TableConfiguration,
+    check_kind,
     check_own_destination,
     check_watermark_column,
     configuration_from_row,
@@ -55,9 +56,10 @@ class StateStore:
         if not rows:
             raise ConfigurationError(
                 f"{CONFIGURATION_VIEW} has no row for {table.name}. Nothing was read. Run `defender-adx bootstrap`,"
-                " which adds a row for every event table that has none, or append one yourself. (A view of the older"
+                " which adds a row for every table that has none, or append one yourself. (A view of the older"
                 " script leaves out inactive tables: there, set IsActive.)"
             )
+        check_kind(table)
         check_watermark_column(rows[0], table)
         check_own_destination(rows[0], every, self._catalogue)
         return configuration_from_row(rows[0], self._catalogue)
