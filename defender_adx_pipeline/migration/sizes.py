@@ -78,7 +78,8 @@ class TableSizes:
 
     def refused(self, rows: int) -> None:
         """So many rows were refused as too large: from now on, at most half of them are asked for."""
-        self._lower(rows / 2)
+        if rows > self._small:
+            self._lower(rows / 2)
 
     def preempted(self) -> None:
         """The tenant's share of CPU was spent on our account: from now on, half of what was asked for before."""
