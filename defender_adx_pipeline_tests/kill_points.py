@@ -51,7 +51,8 @@ TARGETS: Mapping[Target, int] = {"group": 5, "run": 2, "step": 2, "worker": 1}
 """What is killed, and how often of ten: all processes of a run, the one of the run alone, that of one step, or the
 service's ingestion worker. A run that loses a step or waits for a worker goes on to its own end."""
 
-LONGEST_CHAIN = 5
+CHAIN = (2, 6)
+"""The fewest and the most points of a chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +94,27 @@ def draw(dice: random.Random, requests: Mapping[str, int], seconds: float, count
     chains: list[list[Point]] = []
     drawn = 0
     while drawn < count:
-        length = min(dice.randint(1, LONGEST_CHAIN), count - drawn)
+        length = min(dice.randint(*CHAIN), count - drawn)
+        targets = dice.choices(list(TARGETS), list(TARGETS.values()), k=length)
+        # Last what goes on to its own end, after which there is little left to load.
+        targets.sort(key=list(TARGETS).index)
         chain = []
-        for place in range(length):
-            chain.append(_point(dice, kinds[drawn % len(kinds)], requests, seconds, place))
+        for place, target in enumerate(targets):
+            chain.append(_point(dice, kinds[drawn % len(kinds)], target, requests, seconds, place))
             drawn += 1
         chains.append(chain)
     return chains
 
 
 def _point(
-    dice: random.Random, moment: Moment | None, requests: Mapping[str, int], seconds: float, place: int
+    dice: random.Random,
+    moment: Moment | None,
+    target: Target,
+    requests: Mapping[str, int],
+    seconds: float,
+    place: int,
 ) -> Point:
     """A point of the run at a place in its chain: the later, the less is left to do."""
-    target = dice.choices(list(TARGETS), list(TARGETS.values()))[0]
     # What goes on must get an answer: a request that hangs would keep it for its whole time-out.
     positions: Sequence[str] = list(POSITIONS) if target in ("group", "run") else ["during", "after"]
     point = Point(
