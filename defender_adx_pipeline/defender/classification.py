@@ -17,6 +17,7 @@ import orjson
 
 from defender_adx_pipeline.defender.errors import (
     HuntingError,
+    MalformedAnswerError,
     PermanentError,
     PermissionDeniedError,
     QueryContext,
@@ -79,12 +80,13 @@ class _Rule:
 
     statuses: tuple[int, ...] | range
     pattern: re.Pattern[str] | None
+    """Found in "code: message"; None takes every answer of these statuses."""
     build: _Builder
 
     def matches(self, refusal: Refusal) -> bool:
         if refusal.status not in self.statuses:
             return False
-        return self.pattern is None or bool(self.pattern.search(refusal.message))
+        return self.pattern is None or bool(self.pattern.search(f"{refusal.code}: {refusal.message}"))
 
 
 def _named(text: str) -> re.Pattern[str]:
@@ -151,6 +153,12 @@ def _transient(refusal: Refusal, rest: dict[str, Any]) -> HuntingError:
     return TransientError(f"the service failed: {_said(refusal)}", **rest)
 
 
+def _not_an_answer(refusal: Refusal, rest: dict[str, Any]) -> HuntingError:
+    return MalformedAnswerError(
+        f"the answer holds an error: {_said(refusal)}", todo="The whole answer was discarded.", **rest
+    )
+
+
 def _wrong_address(refusal: Refusal, rest: dict[str, Any]) -> HuntingError:
     return PermanentError(
         f"there is no hunting API at this address: {_said(refusal)}",
@@ -170,22 +178,27 @@ _SIZE = _named(
     # The same in the words of the Kusto engine underneath ("Query limits" in the Kusto docs).
     r"|E_QUERY_RESULT_SET_TOO_LARGE|E_RUNAWAY_QUERY|E_LOW_MEMORY_CONDITION"
 )
-_SPENT = _named(r"calls quota exceeded|exceeded processing resources|run queries again in")
+_SPENT = _named(r"calls quota exceeded|exceeded processing resources|run queries again in|^TooManyRequests:|^429:")
 
 RULES: tuple[_Rule, ...] = (
     _Rule((429,), None, _throttled),
-    _Rule((400, 403, 503), _SPENT, _throttled),
-    _Rule((400,), _SIZE, _too_large),
+    _Rule((200, 400, 403, 503), _SPENT, _throttled),
+    _Rule((200, 400, 500), _SIZE, _too_large),
     # A gateway gives up on answers that are too large or take too long, so a plain retry meets the same end.
     _Rule((502, 504), None, _too_large),
     _Rule((413,), None, _body_too_large),
-    _Rule((400,), _UNRESOLVED, _unresolved),
+    _Rule((200, 400), _UNRESOLVED, _unresolved),
     _Rule((401,), None, _rejected_token),
     _Rule((403,), None, _denied),
     _Rule((408, *range(500, 600)), None, _transient),
+    # An error where a result should be: nobody knows what it stands for, so it is asked again, within bounds.
+    _Rule(range(200, 300), None, _not_an_answer),
     _Rule((*range(300, 400), 404, 405), None, _wrong_address),
 )
-"""The table, in order: the first row that matches decides; what no row matches is permanent."""
+"""The table, in order: the first row that matches decides; what no row matches is permanent.
+
+200 stands in it since an answer may hold an `error` where its result should be, or beside a part of it.
+"""
 
 
 def classify(
@@ -207,7 +220,7 @@ def classify(
         "request_id": refusal.request_id,
     }
     build = next((rule.build for rule in RULES if rule.matches(refusal)), _permanent)
-    if build is _too_large and status != 400 and context is not None and not context.splittable:
+    if build is _too_large and status in (502, 504) and context is not None and not context.splittable:
         build = _transient
     return build(refusal, rest)
 
@@ -224,9 +237,10 @@ def _said(refusal: Refusal) -> str:
 _WINDOWS: dict[str, ThrottleWindow] = {"00:01:00": "minute", "01:00:00": "hour"}
 _PER = re.compile(r"\d+\s+per\s+(\d\d:\d\d:\d\d)")
 _AGAIN = re.compile(r"(?i)(?:again|retry|wait)\b.*?(?:in|for|after)\s+(.*)")
+_LAST_SECONDS = re.compile(r"(?i)\b(\d+(?:\.\d+)?) seconds?\W*$")
 _CLOCK = re.compile(r"(?:(\d+)\.)?(\d{1,2}):(\d\d):(\d\d)(?:\.\d+)?")
-_UNITS = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(h|m(?!s)|s)[a-z]*\b")
-_SECONDS_OF = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_UNITS = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(d|h|ms|m|s)[a-z]*\b")
+_SECONDS_OF = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _CPU_CYCLE = timedelta(minutes=15)
 
 
@@ -271,10 +285,14 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def _duration_in(message: str) -> float | None:
-    """Seconds after "again in": `00:05:00`, `37 seconds`, `5 minutes`, or a bare number as the second-last word."""
+    """Seconds after "again in": `00:05:00`, `37 seconds`, `5 minutes`, or a bare number.
+
+    Without "again", the number before a last word "seconds": field tools read the second-last word of any message.
+    """
     again = _AGAIN.search(message)
     if again is None:
-        return None
+        last = _LAST_SECONDS.search(message)
+        return float(last.group(1)) if last else None
     clock = _CLOCK.search(again.group(1))
     if clock:
         days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from defender_adx_pipeline.defender.classification import classify
 from defender_adx_pipeline.defender.errors import MalformedAnswerError, QueryContext
 
 _SIDE_CAR = "@odata.type"
@@ -74,8 +75,12 @@ def decode(
 
     Raises:
         MalformedAnswerError: not JSON, truncated, without schema or results, or results that are not a list of objects.
+        HuntingError: the answer holds an error, whatever else it holds; see `classification`.
     """
     parsed = _load(body, context)
+    if error := _member(parsed, "error"):
+        # Also beside rows: they would be a part of the result.
+        raise classify(200, {}, json.dumps({"error": error}).encode(), context=context)
     columns = _columns(parsed, context)
     rows = _member(parsed, "results")
     if not isinstance(rows, list):

@@ -9,6 +9,7 @@ from defender_adx_pipeline.defender.classification import classify, parse_thrott
 from defender_adx_pipeline.defender.errors import (
     Action,
     HuntingError,
+    MalformedAnswerError,
     PermanentError,
     PermissionDeniedError,
     QueryContext,
@@ -29,6 +30,10 @@ def graph(code: str, message: str) -> bytes:
     return orjson.dumps({"error": {"code": code, "message": message, "innerError": inner}})
 
 
+def graph_lower(code: str, message: str) -> bytes:
+    return graph(code, message).replace(b"innerError", b"innererror")
+
+
 def mde(code: str, message: str) -> bytes:
     return orjson.dumps({"error": {"code": code, "message": message, "target": "|7c-target."}})
 
@@ -38,8 +43,14 @@ RESULT_SIZE = (
     "Query execution has exceeded the allowed result size. Optimize your query by limiting the %s of results and try"
     " again."
 )
-LIMITS = "Query execution has exceeded the allowed limits. The query execution was preempted. Optimize your query."
+LIMITS = (
+    "Query execution has exceeded the allowed limits. The query execution was preempted. This could possibly be due to"
+    " high CPU and/or memory resource consumption. Optimize your query."
+)
 CPU = "You have exceeded processing resources allocated to this tenant. You can run queries again in 00:07:30."
+
+PER_MINUTE = "API calls quota exceeded! maximum allowed 45 per 00:01:00"
+PORTAL = b'{"statusCode": 429, "message": "Rate limit is exceeded. Try again in 12 seconds."}'
 
 ROWS: list[tuple[int, bytes, type[HuntingError], Action, str]] = [
     (429, mde("429", "API calls quota exceeded! maximum allowed 45 per 00:01:00"), ThrottledError, "pause", "minute"),
@@ -48,6 +59,16 @@ ROWS: list[tuple[int, bytes, type[HuntingError], Action, str]] = [
     (400, graph("BadRequest", CPU), ThrottledError, "pause", "cpu"),
     (429, NGINX % b"429 Too Many Requests", ThrottledError, "pause", "unknown"),
     (429, b"", ThrottledError, "pause", "unknown"),
+    (429, b"Too many requests, slow down.", ThrottledError, "pause", "slow down"),
+    (429, PORTAL, ThrottledError, "pause", "12 seconds"),
+    (503, graph("TooManyRequests", "Please retry later."), ThrottledError, "pause", "retry later"),
+    (400, mde("429", "Please retry later."), ThrottledError, "pause", "retry later"),
+    (403, mde("Forbidden", PER_MINUTE), ThrottledError, "pause", "minute"),
+    (200, mde("429", PER_MINUTE), ThrottledError, "pause", "minute"),
+    (200, graph("BadRequest", RESULT_SIZE % "number"), TooLargeError, "split", "allowed result size"),
+    (200, graph("BadRequest", UNRESOLVED), UnresolvedNameError, "fail", "IsActive=false"),
+    (200, graph("UnknownError", ""), MalformedAnswerError, "retry", "holds an error"),
+    (500, mde("InternalServerError", LIMITS), TooLargeError, "split", "preempted"),
     (400, graph("BadRequest", RESULT_SIZE % "number"), TooLargeError, "split", "allowed result size"),
     (400, mde("BadRequest", RESULT_SIZE % "amount"), TooLargeError, "split", "allowed result size"),
     (400, graph("BadRequest", LIMITS), TooLargeError, "split", "preempted"),
@@ -66,10 +87,17 @@ ROWS: list[tuple[int, bytes, type[HuntingError], Action, str]] = [
     (401, b"", RejectedTokenError, "renew", "AZURE_TENANT_ID"),
     (403, graph("Authorization_RequestDenied", "Insufficient privileges"), PermissionDeniedError, "fail", "ThreatHunt"),
     (403, mde("Forbidden", "Missing roles"), PermissionDeniedError, "fail", "admin consent"),
+    (403, mde("DisabledFeature", "The feature is disabled."), PermissionDeniedError, "fail", "disabled"),
+    (403, NGINX % b"403 Forbidden", PermissionDeniedError, "fail", "403 Forbidden"),
+    (401, mde("Unauthorized", "Invalid token"), RejectedTokenError, "renew", "Invalid token"),
     (500, graph("UnknownError", ""), TransientError, "retry", "HTTP 500"),
     (503, NGINX % b"503 Service Temporarily Unavailable", TransientError, "retry", "503 Service"),
     (408, b"", TransientError, "retry", "HTTP 408"),
+    (500, mde("InternalServerError", "Something went wrong"), TransientError, "retry", "went wrong"),
+    (503, graph_lower("ServiceUnavailable", "The service is unavailable."), TransientError, "retry", "unavailable"),
+    (501, b"plain words", TransientError, "retry", "plain words"),
     (400, mde("BadRequest", "Syntax error: Query could not be parsed at '|'"), PermanentError, "fail", "Syntax error"),
+    (400, mde("InvalidRequestBody", "Missing Query"), PermanentError, "fail", "InvalidRequestBody"),
     (400, b"\xff\x00", PermanentError, "fail", "HTTP 400"),
     (404, mde("NotFound", "Resource not found"), PermanentError, "fail", "DEFENDER_API_URL"),
     (302, b"", PermanentError, "fail", "DEFENDER_API_URL"),
@@ -92,7 +120,8 @@ def test_every_answer_has_its_class_its_action_and_says_where(
 
 
 def test_the_request_id_for_microsoft_is_in_the_error() -> None:
-    assert "request 3b4e-req" in str(classify(500, CaseInsensitiveDict(), graph("UnknownError", "")))
+    for shape in (graph, graph_lower):
+        assert "request 3b4e-req" in str(classify(500, CaseInsensitiveDict(), shape("UnknownError", "")))
     assert "request |7c-target." in str(classify(500, CaseInsensitiveDict(), mde("InternalServerError", "x")))
     assert "request h-1" in str(classify(500, CaseInsensitiveDict({"Request-Id": "h-1"}), b""))
 
@@ -143,6 +172,11 @@ NOW = datetime(2026, 8, 1, 12, 17, 30, tzinfo=UTC)
         ("Too many requests. Please try again in 37 seconds.", {}, "unknown", 37),
         ("Retry after 8", {}, "unknown", 8),
         ("slow down", {}, "unknown", None),
+        ("Too many calls: 23 seconds", {}, "unknown", 23),
+        ("API calls quota exceeded! maximum allowed 45 per 00:01:00, 23 seconds.", {}, "minute", 23),
+        ("API calls quota exceeded! maximum allowed 1500 per 01:00:00. Try again in 1 day", {}, "hour", 86400),
+        ("Try again in 1500 ms", {}, "unknown", 1.5),
+        ("API calls quota exceeded! maximum allowed 1500 per 01:00:00", {"Retry-After": "10"}, "hour", 10),
         ("", {"retry-after": "Sat, 01 Aug 2026 12:18:00 GMT"}, "unknown", 30),
         ("", {"Retry-After": "Sat, 01 Aug 2026 12:00:00 GMT"}, "unknown", 0),
         ("", {"Retry-After": "soon"}, "unknown", None),

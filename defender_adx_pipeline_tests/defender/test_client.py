@@ -1,3 +1,4 @@
+import gzip
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from defender_adx_pipeline.catalogue import Column
 from defender_adx_pipeline.defender.auth import CachedTokens
 from defender_adx_pipeline.defender.client import CallUsage, HuntingClient
 from defender_adx_pipeline.defender.errors import (
+    Action,
     AuthenticationError,
     HuntingError,
     MalformedAnswerError,
@@ -29,7 +31,15 @@ from defender_adx_pipeline.defender.errors import (
 from defender_adx_pipeline.defender.quota import FileQuota, Limit
 from defender_adx_pipeline.defender.retrying import RetryPolicy, RetryRun
 from defender_adx_pipeline_tests.defender.loopback import Asked, EntraServer, Reply, Server, graph_answer, serving
-from defender_adx_pipeline_tests.defender.test_classification import CPU, NGINX, RESULT_SIZE, UNRESOLVED, graph, mde
+from defender_adx_pipeline_tests.defender.test_classification import (
+    CPU,
+    NGINX,
+    RESULT_SIZE,
+    ROWS,
+    UNRESOLVED,
+    graph,
+    mde,
+)
 
 FAST = RetryPolicy(first_wait=0.01, longest_wait=0.05, first_pause=0.01, throttled_for=2.0, transient_tries=4)
 GOOD = graph_answer([{"C": 1}], C="SByte")
@@ -119,6 +129,11 @@ TRANSIENT = [
     Reply(200, b"<html>captive portal</html>"),
     Reply(200, b""),
     Reply(200, b'{"schema":[{"name":"C","type":"SByte"}]}'),
+    Reply(200, b"upstream connect error"),
+    Reply(200, GOOD.body, {"Content-Encoding": "gzip"}),
+    Reply(200, gzip.compress(GOOD.body)[:-16], {"Content-Encoding": "gzip"}),
+    Reply(200, GOOD.body[:-1] + b', "error": {"code": "UnknownError", "message": ""}}'),
+    Reply(204),
 ]
 
 
@@ -132,6 +147,24 @@ def test_what_may_go_away_by_itself_is_tried_again(
     assert len(server.asked) == 3
     assert (client.usage.calls, client.usage.retries) == (3, 2)
     assert "trying again (2): Advanced Hunting, read rows of DeviceInfo [a, b)" in caplog.text
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_answer_of_the_table_comes_out_of_the_client_as_its_error(
+    open_client: OpenClient, row: tuple[int, bytes, type[HuntingError], Action, str]
+) -> None:
+    status, body, kind, action, says = row
+    once = RetryPolicy(transient_tries=1, throttled_for=-1.0)
+    with serving(Reply(status, body)) as server:
+        client = open_client(server, retries=once)
+        with pytest.raises(kind) as caught:
+            client.run("print 1", context=CONTEXT)
+    assert type(caught.value) is kind
+    assert says in str(caught.value)
+    # A refused token is the one thing that is tried again without a wait.
+    assert len(server.asked) == client.usage.calls == (2 if action == "renew" else 1)
+    assert client.usage.throttled == (action == "pause")
+    assert_silent(caught.value)
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)

@@ -248,8 +248,8 @@ def test_30_000_rows_of_60_columns_are_decoded_well_within_two_seconds() -> None
     row = {name: values[kind] for name, kind in types.items()} | {"C02": '{"a":[1,2]}', "C10@odata.type": "#SByte"}
     schema = [{"name": name, "type": kind} for name, kind in types.items()]
     body = orjson.dumps({"schema": schema, "results": [row] * 30_000})
-    began = time.perf_counter()
+    began = time.process_time()
     answer = decode(body, tostring_columns=["C02"])
-    assert time.perf_counter() - began < 2  # 0.4 s on the 2 cores that this was written on
+    assert time.process_time() - began < 2  # 0.4 s on the 2 cores that this was written on
     assert len(answer.rows) == 30_000
     assert answer.rows[-1]["C02"] == {"a": [1, 2]}
