@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from defender_adx_pipeline_tests.faults import matrix
+from defender_adx_pipeline_tests.faults import cases_peers, matrix
+from defender_adx_pipeline_tests.faults.bench import open_bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,8 +15,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="faults", description="Faults of every kind, each through whole runs.")
     parser.add_argument("--subset", action="store_true", help="without the long cases")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases with this text in their group or name")
+    parser.add_argument(
+        "--reference", action="store_true", help="the flow before this project through its situations, beside ours"
+    )
     parser.add_argument("--list", action="store_true", help="show the cases and run nothing")
     chosen = parser.parse_args(arguments)
+    if chosen.reference:
+        with open_bench() as bench:
+            return 0 if cases_peers.compare_all(bench, say) else 1
     cases = matrix.chosen(matrix.all_cases(), subset=chosen.subset, only=chosen.only)
     if chosen.list:
         say("\n".join(matrix.listed(cases)))
