@@ -27,9 +27,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from defender_adx_pipeline import __version__
 from defender_adx_pipeline.adx.errors import (
+    AdxAuthenticationError,
     AdxError,
     AdxThrottledError,
     AdxUnreachableError,
+    PartialResultError,
     partial_result,
     translate,
 )
@@ -79,7 +81,10 @@ class AdxClient:
             signs nothing and works for plain http on loopback only.
         ingest_uri: the data management endpoint, derived from `cluster_uri` when absent.
         attempts: how often a statement that may be repeated is tried.
-        first_wait: seconds before the second attempt; it doubles from there.
+        first_wait: seconds before the second attempt; it doubles from there, to half a minute. By themselves the waits
+            of one statement add up to 90 to 102 s; where the cluster says how long to wait, to 360 s at most.
+        clock_scale: how much faster than real time the waits pass: a local tenant's clock.
+        renew_token: called once per statement when the cluster refuses the token; the next request uses a new one.
         sleep: how to wait; tests give their own.
     """
 
@@ -90,8 +95,10 @@ class AdxClient:
         *,
         token_provider: TokenProvider | None = None,
         ingest_uri: str | None = None,
-        attempts: int = 5,
-        first_wait: float = 1.0,
+        attempts: int = 7,
+        first_wait: float = 2.0,
+        clock_scale: float = 1.0,
+        renew_token: Callable[[], object] | None = None,
         sleep: Callable[[float], None] = real_sleep,
     ) -> None:
         self.cluster_uri = cluster_uri
@@ -100,12 +107,25 @@ class AdxClient:
         self._token_provider = token_provider
         self._attempts = attempts
         self._first_wait = first_wait
+        self._clock_scale = clock_scale
+        self._renew_token = renew_token
         self._sleep = sleep
         self._kusto = KustoClient(self.connection(cluster_uri))
 
     @classmethod
-    def from_settings(cls, settings: Settings, token_provider: TokenProvider | None) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        token_provider: TokenProvider | None,
+        *,
+        renew_token: Callable[[], object] | None = None,
+    ) -> Self:
         """The client of the cluster and database that the settings name.
+
+        Args:
+            settings: cluster, database and clock.
+            token_provider: see the class.
+            renew_token: see the class.
 
         Raises:
             SettingsError: ADX_CLUSTER_URI is not set.
@@ -116,6 +136,8 @@ class AdxClient:
             settings.adx_database,
             token_provider=token_provider,
             ingest_uri=settings.adx_ingest_uri,
+            clock_scale=settings.defender_quota_clock_scale,
+            renew_token=renew_token,
         )
 
     def connection(self, uri: str) -> KustoConnectionStringBuilder:
@@ -198,7 +220,7 @@ class AdxClient:
                 answer = self._kusto.execute_mgmt(self.database, text, properties)
                 errors = answer.get_exceptions()
             except _CLIENT_ERRORS as error:
-                raise translate(error, what) from error
+                raise translate(error, what) from None
             if errors:
                 raise partial_result(what, "; ".join(errors))
             table = answer.primary_results[0]
@@ -241,11 +263,13 @@ class AdxClient:
                 elif "HasErrors" in frame:
                     completion = frame
         except _CLIENT_ERRORS as error:
-            raise translate(error, what) from error
+            raise translate(error, what) from None
         _check_completion(completion, what)
 
     def retrying(self, call: Callable[[], _T], *, repeatable: bool) -> _T:
         """The result of a call, which is repeated after throttling and after failures that allow it.
+
+        A refused token is renewed once: that request was not carried out.
 
         Args:
             call: raises errors of `errors`.
@@ -254,10 +278,18 @@ class AdxClient:
         Raises:
             AdxError: the last attempt's.
         """
+        renewed = False
 
         def may_repeat(error: BaseException) -> bool:
+            nonlocal renewed
             if isinstance(error, AdxUnreachableError):
                 return repeatable or error.never_ran
+            if isinstance(error, PartialResultError):
+                return repeatable and error.transient
+            if isinstance(error, AdxAuthenticationError) and error.rejected and self._renew_token and not renewed:
+                renewed = True
+                self._renew_token()
+                return True
             return isinstance(error, AdxThrottledError)
 
         growing = wait_exponential(multiplier=self._first_wait, max=_LONGEST_WAIT / 2) + wait_random(
@@ -267,7 +299,7 @@ class AdxClient:
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, AdxThrottledError) else None
-            return min(_LONGEST_WAIT, max(growing(state), asked or 0.0))
+            return min(_LONGEST_WAIT, max(growing(state), asked or 0.0)) / self._clock_scale
 
         def tell(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
@@ -320,7 +352,8 @@ def _check_completion(completion: Mapping[str, Any] | None, what: str) -> None:
         return
     inner = [item.get("error", item) for item in errors]
     details = [f"{item.get('code')}: {item.get('@message') or item.get('message')}" for item in inner]
-    raise partial_result(what, "; ".join(details) or "the last frame says that it has errors")
+    transient = all(item.get("@permanent") is False for item in inner)
+    raise partial_result(what, "; ".join(details) or "the last frame says that it has errors", transient=transient)
 
 
 __all__ = ["APPLICATION", "AdxClient", "AdxError", "Row", "derived_ingest_uri"]

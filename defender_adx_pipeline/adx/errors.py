@@ -30,7 +30,10 @@ _MISSING = re.compile(
     r"EntityNotFound|Failed to resolve (?:table|entity|function)|[Uu]nknown function|was not found|could not be found"
     r"|DatabaseNotExist|MappingReferenceWasNotFound"
 )
-_TOO_LARGE = re.compile(r"E_QUERY_RESULT_SET_TOO_LARGE|80DA0003|exceeded the allowed limits|exceeded the allowed size")
+# "Query limits" in the Kusto docs: result size, and memory of one operator. E_LOW_MEMORY_CONDITION is not among them:
+# other queries may have used the memory of the node.
+_TOO_LARGE = re.compile(r"E_QUERY_RESULT_SET_TOO_LARGE|80DA0003|exceeded the allowed (?:limits|size)|E_RUNAWAY_QUERY")
+_THROTTLED = re.compile(r"TooManyRequests|Throttled(?:Exception)?\b|aborted due to throttling")
 # A SAS is the query part of a URL with a signature; some messages carry it with the path only.
 _SAS = re.compile(r"\?[^\s'\"<>)\]]*?\bsig=[^\s'\"<>)\]]*")
 _SIGNATURE = re.compile(r"(?i)\bsig=[^&\s'\"<>)\]]+")
@@ -62,6 +65,11 @@ class AdxThrottledError(AdxError):
 class AdxAuthenticationError(AdxError):
     """The cluster does not accept the token, or none could be had."""
 
+    def __init__(self, message: str, *, rejected: bool = False) -> None:
+        super().__init__(message)
+        self.rejected = rejected
+        """Whether the cluster refused a token, so that a new one is worth a try; nothing was carried out."""
+
 
 class AdxPermissionError(AdxError):
     """The identity lacks a role."""
@@ -74,10 +82,12 @@ class MissingObjectError(AdxError):
 class PartialResultError(AdxError):
     """The answer was cut or marked as incomplete, so none of it may be used as if it were whole."""
 
-    def __init__(self, message: str, *, too_large: bool = False) -> None:
+    def __init__(self, message: str, *, too_large: bool = False, transient: bool = False) -> None:
         super().__init__(message)
         self.too_large = too_large
-        """Whether a result limit was the reason, so that a smaller window would help."""
+        """Whether a limit was the reason, so that a smaller window would help and the same query fails again."""
+        self.transient = transient and not too_large
+        """Whether the same query may succeed when it is run again."""
 
 
 class QueryFailedError(AdxError):
@@ -129,6 +139,9 @@ def without_secrets(text: str) -> str:
 def translate(error: BaseException, what: str) -> AdxError:
     """The error of this module that says what an azure client's error means.
 
+    Raise it `from None`: errors of the azure client repeat answers, which hold rows, storage keys and tokens, and a
+    traceback prints what an error was raised from.
+
     Args:
         error: what `azure.kusto.data`, requests or urllib3 raised.
         what: what was being done to which database and table, as the beginning of a sentence.
@@ -145,14 +158,21 @@ def translate(error: BaseException, what: str) -> AdxError:
     return _malformed(error, what)
 
 
-def partial_result(what: str, detail: str) -> PartialResultError:
-    """The error for an answer that says itself that it is not whole."""
+def partial_result(what: str, detail: str, *, transient: bool = False) -> PartialResultError:
+    """The error for an answer that says itself that it is not whole.
+
+    Args:
+        what: the statement.
+        detail: what the answer says.
+        transient: whether all that it says is called transient by the service.
+    """
     too_large = bool(_TOO_LARGE.search(detail))
     advice = "Ask for a smaller window." if too_large else "Run it again."
     return PartialResultError(
         f"{what}: the answer is not whole, so none of it was used: {without_secrets(detail)}. An answer holds at most"
         f" 500,000 rows and 64 MB. {advice}",
         too_large=too_large,
+        transient=transient,
     )
 
 
@@ -169,7 +189,7 @@ def _from_throttling(error: KustoThrottlingError, what: str) -> AdxThrottledErro
 
 def _throttled(response: Any, what: str) -> AdxThrottledError:
     return AdxThrottledError(
-        f"{what}: the cluster throttles requests (429) and went on doing so. Nothing was done; run it again later or"
+        f"{what}: the cluster throttles requests (429) and went on doing so. Nothing was done; run it again later, or"
         " give the cluster more capacity.",
         retry_after=_retry_after(response),
     )
@@ -186,8 +206,10 @@ def _unauthenticated(error: KustoAuthenticationError, what: str) -> AdxAuthentic
 
 
 def _partial(error: KustoMultiApiError, what: str) -> PartialResultError:
-    details = [f"{item.code}: {item.description or item.message}" for item in error.get_api_errors()]
-    return partial_result(what, "; ".join(details) or "an error stands among the rows")
+    errors = error.get_api_errors()
+    details = [f"{item.code}: {item.description or item.message}" for item in errors]
+    transient = all(item.permanent is False for item in errors)
+    return partial_result(what, "; ".join(details) or "an error stands among the rows", transient=transient)
 
 
 def _unreachable(error: KustoNetworkError, what: str) -> AdxUnreachableError:
@@ -218,6 +240,8 @@ def _from_api(error: KustoApiError, what: str) -> AdxError:
     status = getattr(error.http_response, "status_code", None)
     if status in (401, 403):
         return _from_status(error.http_response, detail, what)
+    if _THROTTLED.search(f"{api.code} {api.type} {detail}"):
+        return _throttled(error.http_response, what)
     if _MISSING.search(detail):
         return MissingObjectError(f"{what}: {detail}. {BOOTSTRAP}; check ADX_DATABASE and the name of the table.")
     if _TOO_LARGE.search(detail):
@@ -231,6 +255,10 @@ def _from_api(error: KustoApiError, what: str) -> AdxError:
 def _from_service(error: KustoServiceError, what: str) -> AdxError:
     if error.http_response is None:
         return _malformed(error, what)
+    if error.http_response.status_code == 200:
+        # Its text is an answer, and answers hold rows, storage keys and identity tokens.
+        size = len(str(error))
+        return AdxUnreachableError(f"{what}: the answer ({size} characters) is cut or not Kusto's. Run it again.")
     return _from_status(error.http_response, str(error), what)
 
 
@@ -242,7 +270,8 @@ def _from_status(response: Any, text: str, what: str) -> AdxError:
     if status == 401:
         return AdxAuthenticationError(
             f"{what}: the cluster does not accept the token (401). Check AZURE_TENANT_ID, AZURE_CLIENT_ID and that the"
-            " token is for this cluster; a clock that is wrong by minutes has the same effect."
+            " token is for this cluster; a clock that is wrong by minutes has the same effect.",
+            rejected=True,
         )
     if status == 403:
         return AdxPermissionError(

@@ -245,7 +245,7 @@ class SliceLoader:
             client.refresh()
             client.ingest_from_stream(stream, _properties(self._client.database, table, slice_id))
         except (KustoError, requests.RequestException, LookupError, TypeError) as error:
-            raise translate(error, what) from error
+            raise translate(error, what) from None
         return QueuedBlob(slice_id, str(source_id), table, blob.rows, blob.raw_bytes, self._clock())
 
     def _refused(self, table: str, waiting: Mapping[str, set[str]], since: datetime) -> dict[str, str]:

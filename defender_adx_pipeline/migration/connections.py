@@ -28,7 +28,7 @@ def adx_client(settings: Settings) -> AdxClient:
     if settings.defender_auth == "none":
         return AdxClient.from_settings(settings, None)
     tokens, scope = token_source(settings), f"{settings.adx_cluster_uri}/.default"
-    return AdxClient.from_settings(settings, lambda: tokens.token(scope))
+    return AdxClient.from_settings(settings, lambda: tokens.token(scope), renew_token=lambda: tokens.renew(scope))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 import json
 import socket
+import threading
+import traceback
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from azure.kusto.data import KustoClient
 
 from defender_adx_pipeline.adx.client import APPLICATION, AdxClient, derived_ingest_uri
 from defender_adx_pipeline.adx.errors import (
@@ -84,6 +87,41 @@ def test_an_error_among_the_rows_fails_the_whole_answer(server, client, frames, 
     assert len(server.requests) == 1
 
 
+LOW_MEMORY = {"code": "LimitsExceeded", "message": "m", "@message": "E_LOW_MEMORY_CONDITION", "@permanent": False}
+RUNAWAY = {"code": "LimitsExceeded", "message": "m", "@message": "E_RUNAWAY_QUERY (80DA0001)", "@permanent": False}
+
+
+@pytest.mark.parametrize("where", ["rows", "last frame"])
+def test_a_partial_answer_is_asked_for_again_when_the_service_calls_it_transient(server, client, frames, where):
+    def partial(error):
+        errors = [{"error": error}]
+        rows = [[1], {"OneApiErrors": errors}] if where == "rows" else [[1]]
+        return (200, frames(rows, LONG, HasErrors=True, OneApiErrors=errors))
+
+    server.answers = [partial(LOW_MEMORY), (200, frames([[1], [2]], LONG))]
+    assert client.query("T") == [{"x": 1}, {"x": 2}]
+    assert len(server.requests) == 2
+    server.answers = [partial(LOW_MEMORY)]
+    with pytest.raises(PartialResultError, match="LOW_MEMORY"):
+        client.query("T")
+    assert len(server.requests) == 2 + 3
+    server.answers = [partial(RUNAWAY)]
+    with pytest.raises(PartialResultError, match="smaller window") as caught:
+        client.query("T")
+    assert caught.value.too_large
+    assert len(server.requests) == 2 + 3 + 1
+
+
+def test_a_partial_answer_of_a_command_is_repeated_only_when_it_is_idempotent(server, client, dataset):
+    partial = dataset([[1], {"OneApiErrors": [{"error": LOW_MEMORY}]}], LONG)
+    server.answers = [(200, partial), (200, dataset([[1]], LONG))]
+    with pytest.raises(PartialResultError):
+        client.command(".append T <| x", idempotent=False)
+    assert len(server.requests) == 1
+    server.answers = [(200, partial), (200, dataset([[1]], LONG))]
+    assert client.command(".show x", idempotent=True) == [{"x": 1}]
+
+
 @pytest.mark.parametrize("reader", ["query", "stream"])
 @pytest.mark.parametrize(
     "completion",
@@ -149,6 +187,78 @@ def test_throttling_waits_as_long_as_the_service_asks(server, client, frames, pa
     server.answers = [(429, {}, {"Retry-After": "17"}), (200, frames([], LONG))]
     assert client.query("T") == []
     assert pauses == [17.0]
+
+
+def test_a_command_whose_answer_is_cut_may_have_run_and_its_text_is_in_no_message(server, client, dataset):
+    cut = json.dumps(dataset([["eyJsecret.identity.token"]], {"AuthorizationContext": "string"})).encode()[:-3]
+    server.answers = [(200, cut), (200, dataset([[1]], LONG))]
+    assert client.command(".get kusto identity token", idempotent=True) == [{"x": 1}]
+    server.answers = [(200, cut)]
+    with pytest.raises(AdxUnreachableError, match="is cut or not Kusto's") as caught:
+        client.command(".append T <| x", idempotent=False)
+    # What Dagster stores is the whole traceback.
+    assert "eyJsecret" not in "".join(traceback.format_exception(caught.value))
+
+
+THROTTLED = {
+    "code": "TooManyRequests",
+    "message": "m",
+    "@type": "Kusto.DataNode.Exceptions.ControlCommandThrottledException",
+    "@message": "The control command was aborted due to throttling. Retrying after some backoff might help.",
+    "@permanent": False,
+}
+
+
+@pytest.mark.parametrize("status", [400, 429, 503])
+def test_a_throttled_command_was_not_carried_out_whatever_the_status(server, client, dataset, pauses, status):
+    server.answers = [(status, {"error": THROTTLED}), (200, dataset([[1]], LONG))]
+    assert client.command(".append T <| x", idempotent=False) == [{"x": 1}]
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_the_waits_of_one_statement_grow_are_bounded_and_follow_the_clock(server, pauses, scale):
+    server.answers = [(503, {})]
+    with AdxClient(server.url, "defender", clock_scale=scale, sleep=pauses.append) as client:
+        with pytest.raises(AdxUnreachableError):
+            client.query("T")
+        assert len(server.requests) == 7
+        for pause, base in zip(pauses, [2, 4, 8, 16, 30, 30], strict=True):
+            assert base <= pause * scale <= base + 2
+        pauses.clear()
+        server.answers = [(429, {}, {"Retry-After": "600"})]
+        with pytest.raises(AdxThrottledError):
+            client.query("T")
+        assert [pause * scale for pause in pauses] == [60.0] * 6
+
+
+def test_a_cluster_that_does_not_answer_in_time_is_asked_again(server, client, frames, pauses, monkeypatch):
+    monkeypatch.setattr(KustoClient, "_client_server_delta", timedelta(0))
+    hang, answers = threading.Event(), iter([(200, frames([[7]], LONG))] * 2)
+
+    def route(method, path, body):
+        if len(server.requests) == 1:
+            hang.wait(10)
+        return next(answers)
+
+    server.route = route
+    assert client.query("T", timeout=timedelta(seconds=1)) == [{"x": 7}]
+    assert len(pauses) == 1
+    hang.set()
+
+
+def test_a_refused_token_is_renewed_once_also_for_a_command_that_is_not_idempotent(server, dataset, pauses):
+    tokens = ["old"]
+    server.answers = [(401, {}), (200, dataset([[1]], LONG))]
+    options = {"renew_token": lambda: tokens.append(f"new{len(tokens)}"), "sleep": pauses.append}
+    with AdxClient(server.url, "defender", token_provider=lambda: tokens[-1], **options) as client:
+        assert client.command(".append T <| x", idempotent=False) == [{"x": 1}]
+        assert [request["headers"]["Authorization"] for request in server.requests] == ["Bearer old", "Bearer new1"]
+        server.answers = [(401, {})]
+        with pytest.raises(AdxAuthenticationError, match="AZURE_CLIENT_ID"):
+            client.query("T")
+    assert tokens == ["old", "new1", "new2"]
+    assert len(server.requests) == 4
 
 
 def test_throttling_that_does_not_end_is_an_error(server, client):

@@ -31,6 +31,8 @@ class Pace:
     """For 200 seconds until an answer of Defender."""
     patience: float | None = None
     """For 16 minutes of being throttled."""
+    slice_rows: int | None = None
+    """Rows of a slice, where a case needs others than the bench's."""
     row_cap: int | None = None
     """For the 100,000 rows of an answer, where a case makes the tenant's cap smaller."""
 
@@ -41,7 +43,9 @@ def hurried(pace: Pace) -> Iterator[None]:
     options, hunting, adx = EngineOptions.from_settings, HuntingClient.from_settings, AdxClient.from_settings
 
     def quick_options(settings: Settings) -> EngineOptions:
-        return replace(options(settings), confirm_timeout=pace.confirm_timeout)
+        own = options(settings)
+        slice_rows = pace.slice_rows or own.slice_rows
+        return replace(own, confirm_timeout=pace.confirm_timeout, slice_rows=slice_rows)
 
     def quick_hunting(settings: Settings, **rest: Any) -> HuntingClient:
         client = hunting(settings, **rest)
@@ -51,8 +55,8 @@ def hurried(pace: Pace) -> Iterator[None]:
         client._row_cap = pace.row_cap or client._row_cap
         return client
 
-    def quick_adx(settings: Settings, token_provider: Any) -> AdxClient:
-        client = adx(settings, token_provider)
+    def quick_adx(settings: Settings, token_provider: Any, **rest: Any) -> AdxClient:
+        client = adx(settings, token_provider, **rest)
         client._first_wait = pace.adx_first_wait
         return client
 
