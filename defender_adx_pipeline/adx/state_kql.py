@@ -26,10 +26,22 @@ def latest_configuration() -> str:
 
 
 def ledger_slices(source_table: str, start: datetime, end: datetime) -> str:
-    """The newest row of every slice of a table that overlaps a window."""
+    """The row in force of every slice of a table that overlaps a window.
+
+    As in the view, but run by run first: `Failed` says that its run has taken the slice back. Another run may have
+    planned the same one, under the same id, and be at work on it; then it is under way, in whatever order the two
+    wrote.
+    """
     return (
-        f"{LEDGER_VIEW}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Slice'"
-        f" and WindowStart < {kql_datetime(end)} and WindowEnd > {kql_datetime(start)}\n| order by WindowStart asc"
+        f"{LEDGER}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Slice'"
+        f" and WindowStart < {kql_datetime(end)} and WindowEnd > {kql_datetime(start)}"
+        "\n| extend Tries = coalesce(Attempt, int(0)) * 10"
+        "\n| extend Step = case(State == 'Confirmed', 1000000000, State == 'Failed', 2, State == 'Queued', 1, 0)"
+        "\n| extend Progress = Tries + Step"
+        "\n| summarize arg_max(RecordedAt, *) by SliceId, RunId, Progress"
+        "\n| summarize arg_max(Progress, *) by SliceId, RunId"
+        "\n| extend Claim = Progress + iff(State == 'Failed', 0, 500000000)"
+        "\n| summarize arg_max(Claim, *) by SliceId\n| order by WindowStart asc"
     )
 
 

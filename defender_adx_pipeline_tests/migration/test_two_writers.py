@@ -132,6 +132,27 @@ def test_overlapping_slices_of_two_runs_that_died_are_loaded_once(world: World, 
     assert {row["State"] for row in world.ledger(table)} == {"Confirmed"}
 
 
+def test_a_slice_that_one_run_takes_back_is_under_way_while_another_has_it(world: World, table: str) -> None:
+    world.rows(table, 30, ago=4 * HOUR)
+    ours, _ = windows(world)
+    runs = [RunIdentity(name, "none") for name in ("first", "second")]
+    first, second = world.migration(), world.migration()
+    configuration = first.state.configuration(table)
+    plans: list[Any] = []
+    before_planning(second, lambda: plans.append(first._planner._plan_once(configuration, ours, runs[0])))
+    plans.append(second._planner._plan_once(configuration, ours, runs[1]))
+    (mine, _), (theirs, _) = plans
+    assert {item.slice_id for item in mine.slices} == {item.slice_id for item in theirs.slices}
+    second._planner._withdraw(theirs, theirs.slices)
+    states = [row["State"] for row in first.state.ledger_slices(table, ours)]
+    assert states == ["Planned"] * len(mine.slices)
+    first._planner._withdraw(mine, mine.slices)
+    states = [row["State"] for row in first.state.ledger_slices(table, ours)]
+    assert states == ["Failed"] * len(mine.slices)
+    world.sync(table)
+    assert world.difference(table) == (0, 0)
+
+
 def test_a_run_that_never_gets_its_turn_says_so_and_loads_nothing(world: World, table: str) -> None:
     world.rows(table, 30, ago=4 * HOUR)
     ours, theirs = windows(world)
@@ -152,7 +173,7 @@ def test_four_runs_at_once_load_every_row_once(world: World, table: str) -> None
     spans = [Window(world.now - n * HOUR, world.now - timedelta(minutes=15 + n)) for n in (5, 6, 7, 8)]
 
     def run(number: int) -> None:
-        world.sync(table, spans[number], slice_rows=70 + 10 * number)
+        world.migration(slice_rows=70 + 10 * number).sync(asked(table, f"run {number}", spans[number]))
 
     with ThreadPoolExecutor(4) as pool:
         for outcome in [pool.submit(run, number) for number in range(4)]:
