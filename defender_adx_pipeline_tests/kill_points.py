@@ -100,7 +100,8 @@ def draw(dice: random.Random, requests: Mapping[str, int], seconds: float, count
         targets.sort(key=list(TARGETS).index)
         chain = []
         for place, target in enumerate(targets):
-            chain.append(_point(dice, kinds[drawn % len(kinds)], target, requests, seconds, place))
+            moment = kinds[drawn % len(kinds)]
+            chain.append(_point(dice, moment=moment, target=target, requests=requests, seconds=seconds, place=place))
             drawn += 1
         chains.append(chain)
     return chains
@@ -108,6 +109,7 @@ def draw(dice: random.Random, requests: Mapping[str, int], seconds: float, count
 
 def _point(
     dice: random.Random,
+    *,
     moment: Moment | None,
     target: Target,
     requests: Mapping[str, int],

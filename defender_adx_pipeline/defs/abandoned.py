@@ -96,9 +96,14 @@ class Worker:
         """How it is written on a run."""
         return {WORKER_TAG: orjson.dumps(asdict(self)).decode()}
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this host; of another's processes nobody here can tell."""
+        return self.host == this_host()
+
     def is_gone(self) -> bool:
-        """Whether the process has ended; of another host's nobody here can tell."""
-        if self.host != this_host():
+        """Whether the process was here and has ended."""
+        if not self.is_here:
             return False
         try:
             process = psutil.Process(self.pid)

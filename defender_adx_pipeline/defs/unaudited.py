@@ -29,6 +29,9 @@ AUDITED_TAG = "defender_adx/audited"
 RUN_ID = "run_id"
 """Metadata of an observation that was made for a run, not by it."""
 
+ELSEWHERE = timedelta(minutes=15)
+"""How long a process on another machine, of which nobody here can tell, may go on after its run has ended."""
+
 _LOOK_BACK = timedelta(days=7)
 _RUNS = 1000
 _ENDS = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
@@ -78,8 +81,7 @@ def _attempts(
     tries = Counter(str(entry.step_key) for entry in entries if entry.dagster_event_type in _BEGINS)
     began = {str(entry.step_key): entry.timestamp for entry in entries if entry.dagster_event_type in _BEGINS}
     ends = {str(entry.step_key): entry for entry in entries if entry.dagster_event_type in _ENDS}
-    worker = Worker.of(run)
-    goes_on = worker is not None and worker != Worker.here(worker.run_id) and not worker.is_gone()
+    goes_on = _may_go_on(record)
     for step, number in tries.items():
         if _observations(instance, steps[step], run.run_id, since=record.create_timestamp) >= number:
             continue
@@ -92,10 +94,22 @@ def _attempts(
             run_id=run.run_id,
             partitions=partitions_of(run.tags),
             started=_instant(began[step]),
-            ended=_instant(record.end_time or record.update_timestamp.timestamp()),
+            ended=_ended(record),
             why=_why(run, ends.get(step)),
             tries=number,
         )
+
+
+def _may_go_on(record: dg.RunRecord) -> bool:
+    """Whether the run's process may still work, although the run has ended for Dagster."""
+    worker = Worker.of(record.dagster_run)
+    if worker is None or worker == Worker.here(worker.run_id):
+        return False
+    return not worker.is_gone() if worker.is_here else _ended(record) > utc_now() - ELSEWHERE
+
+
+def _ended(record: dg.RunRecord) -> datetime:
+    return _instant(record.end_time) if record.end_time else record.update_timestamp
 
 
 def _why(run: dg.DagsterRun, end: dg.EventLogEntry | None) -> str:

@@ -1,5 +1,6 @@
 """Schedules and sensors: which runs they ask for, from the configuration as it is now, and what the sweep finds."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import dagster as dg
@@ -7,6 +8,7 @@ import orjson
 import pytest
 
 from defender_adx_pipeline.catalogue import load_catalogue
+from defender_adx_pipeline.defs.abandoned import Worker
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
 from defender_adx_pipeline.defs.schedules import event_tables_sweep, event_tables_tick
@@ -109,6 +111,18 @@ def test_a_sweep_leaves_out_a_table_whose_last_run_has_not_ended(world: World, d
     key = dg.AssetKey(["adx", f"{table}Raw"])
     dagster.instance.create_run_for_job(job, asset_selection=frozenset({key}), status=dg.DagsterRunStatus.STARTED)
     assert not any(table in tables(request) for request in tick(world, dagster, event_tables_sweep))
+
+
+def test_a_run_whose_process_is_gone_keeps_its_table_out_of_nothing(world: World, dagster: Dagster, table: str) -> None:
+    job, key = dagster.definitions.resolve_job_def("event_tables"), dg.AssetKey(["adx", f"{table}Raw"])
+    gone = replace(Worker.here(), pid=2**22 + 1)
+    run = dagster.instance.create_run_for_job(
+        job, asset_selection=frozenset({key}), status=dg.DagsterRunStatus.STARTED, tags=gone.tags()
+    )
+    assert any(table in tables(request) for request in tick(world, dagster, event_tables_sweep))
+    ended = dagster.instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.is_finished
 
 
 def test_a_row_that_came_a_week_late_is_loaded_by_the_sweep_and_not_by_the_tick(

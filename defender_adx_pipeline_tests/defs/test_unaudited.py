@@ -1,5 +1,6 @@
 """Attempts that ended without a word get their audit row and observation, once. Real kills are in `test_kills`."""
 
+import os
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -9,6 +10,7 @@ from dagster._core.events import AssetObservationData
 
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.defs import unaudited
 from defender_adx_pipeline.defs.abandoned import Worker
 from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
@@ -182,16 +184,20 @@ def test_a_step_that_failed_before_it_had_settings_gets_the_row_that_says_why(
     assert "It had planned nothing yet" in row["FailureReason"]
 
 
-def test_a_cancelled_run_whose_process_still_works_is_looked_at_when_that_has_ended(
-    world: World, dagster: Dagster, table: str
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "on another machine"])
+def test_a_cancelled_run_whose_process_may_still_work_is_looked_at_when_that_has_ended(
+    world: World, dagster: Dagster, table: str, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
-    # Marked as cancelled by force; of a process on another machine nobody here can tell that it has ended.
-    works = replace(GONE, host="another machine")
+    # Marked as cancelled by force, which ends no process.
+    works = replace(GONE, host="another machine") if elsewhere else Worker.process(os.getppid())
     run = killed_run(dagster, world.catalogue[table], worker=works)
     dagster.instance.report_run_canceled(run)
     assert settle(world, dagster) == []
     assert world.audits(table) == []
-    dagster.instance.add_run_tags(run.run_id, GONE.tags())
+    if elsewhere:
+        monkeypatch.setattr(unaudited, "ELSEWHERE", timedelta(0))
+    else:
+        dagster.instance.add_run_tags(run.run_id, GONE.tags())
     assert settle(world, dagster) == [run.run_id]
     assert "CANCELED" in world.audits(table)[0]["FailureReason"]
 
