@@ -107,7 +107,7 @@ class AdxClient:
         self._token_provider = token_provider
         self._attempts = attempts
         self._first_wait = first_wait
-        self._clock_scale = clock_scale
+        self.clock_scale = clock_scale
         self._renew_token = renew_token
         self._sleep = sleep
         self._kusto = KustoClient(self.connection(cluster_uri))
@@ -299,7 +299,7 @@ class AdxClient:
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, AdxThrottledError) else None
-            return min(_LONGEST_WAIT, max(growing(state), asked or 0.0)) / self._clock_scale
+            return min(_LONGEST_WAIT, max(growing(state), asked or 0.0)) / self.clock_scale
 
         def tell(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None

@@ -267,7 +267,9 @@ class SliceLoader:
     def _ingest_client(self) -> SafeQueuedIngestClient:
         with self._lock:
             if self._queue_client is None:
-                self._queue_client = SafeQueuedIngestClient(self._client.connection(self._client.ingest_uri))
+                self._queue_client = SafeQueuedIngestClient(
+                    self._client.connection(self._client.ingest_uri), clock_scale=self._client.clock_scale
+                )
             return self._queue_client
 
     def _forget_resources(self) -> None:

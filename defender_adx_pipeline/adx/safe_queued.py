@@ -7,16 +7,22 @@ here: what is ingested and how it is confirmed (`ingestion`).
 import logging
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from io import SEEK_END
 from typing import IO, Any
 
 from azure.core.exceptions import AzureError
 from azure.kusto.data import KustoConnectionStringBuilder
 from azure.kusto.ingest import BlobDescriptor, IngestionProperties, IngestionResult, QueuedIngestClient
-from azure.kusto.ingest.exceptions import KustoQueueError
+from azure.kusto.ingest.base_ingest_client import IngestionStatus
+from azure.kusto.ingest.ingestion_blob_info import IngestionBlobInfo
 from azure.storage.blob import BlobServiceClient
+from azure.storage.queue import QueueServiceClient, TextBase64EncodePolicy
+from tenacity import Retrying, stop_after_attempt
 
 from defender_adx_pipeline.adx.errors import StorageError, without_secrets
+
+_RESOURCES_TIMEOUT = timedelta(minutes=2)  # of one request for containers and queues, or for the identity token
 
 
 class _WithoutSas(logging.Filter):
@@ -38,12 +44,29 @@ class SafeQueuedIngestClient(QueuedIngestClient):
     - A PUT whose reply got lost is sent again and refused, since the blob is there: with the same consequence.
     - Without a queue it returns None, without a container it raises AttributeError.
     - It hides why storage refused, and its errors carry the SAS.
+    - It waits an hour for the list of containers and queues, and repeats throttled requests for it in its own way.
+
+    A storage request is tried four times, with waits of 15 to 45 s between, 93 s in all at most; each try has 20 s to
+    connect and 60 s without a byte. Up to three containers and three queues are tried.
+
+    Args:
+        connection: to the data management endpoint.
+        clock_scale: how much faster than real time the waits for storage pass: a local tenant's clock.
     """
 
-    def __init__(self, connection: KustoConnectionStringBuilder) -> None:
+    def __init__(self, connection: KustoConnectionStringBuilder, *, clock_scale: float = 1.0) -> None:
         # The endpoint is ours to choose: the client would put "ingest-" before any host that it does not know.
         super().__init__(connection, auto_correct_endpoint=False)
         self._refreshing = threading.Lock()
+        self._storage_waits: dict[str, Any] = {
+            "initial_backoff": 15 / clock_scale,
+            "increment_base": 3 if clock_scale == 1 else 0,
+            "random_jitter_range": 3 / clock_scale,
+        }
+        manager: Any = self._resource_manager
+        manager._kusto_client._mgmt_default_timeout = _RESOURCES_TIMEOUT  # noqa: SLF001 - no public way
+        # Whoever calls repeats the whole, and waits as long as the service asks.
+        manager._retryer = Retrying(stop=stop_after_attempt(1), reraise=True)  # noqa: SLF001 - no public way
         logging.getLogger("urllib3.connectionpool").addFilter(_without_sas)
 
     def refresh(self) -> None:
@@ -78,7 +101,7 @@ class SafeQueuedIngestClient(QueuedIngestClient):
         for container in containers[:max_retries]:
             stream.seek(start)
             try:
-                with BlobServiceClient(container.account_uri, proxies=proxy_dict) as service:
+                with BlobServiceClient(container.account_uri, proxies=proxy_dict, **self._storage_waits) as service:
                     blob = service.get_blob_client(container.object_name, name)
                     # overwrite: the name is this attempt's own, so a blob of that name is a reply that got lost.
                     blob.upload_blob(stream, length=length, overwrite=True, timeout=timeout)
@@ -96,27 +119,48 @@ class SafeQueuedIngestClient(QueuedIngestClient):
     def ingest_from_blob(
         self, blob_descriptor: BlobDescriptor, ingestion_properties: IngestionProperties
     ) -> IngestionResult:
-        """Queue an uploaded blob.
+        """Queue an uploaded blob: the first queue that takes the message has it.
 
         Raises:
             StorageError: no queue took the message, or there is none.
         """
-        try:
-            result = super().ingest_from_blob(blob_descriptor, ingestion_properties)
-        except KustoQueueError as error:
-            refusal, sent = _reason(error.__cause__ or error), True
-        else:
-            if result is not None:
-                return result
-            refusal, sent = "the service named no queue (SecuredReadyForAggregationQueue)", False
+        queues = self._resource_manager.get_ingestion_queues()[: self._MAX_RETRIES]
+        info = IngestionBlobInfo(
+            blob_descriptor,
+            ingestion_properties=ingestion_properties,
+            auth_context=self._resource_manager.get_authorization_context(),  # type: ignore[no-untyped-call]
+            application_for_tracing=self.application_for_tracing,
+            client_version_for_tracing=self.client_version_for_tracing,
+        )
+        message = info.to_json()  # type: ignore[no-untyped-call]
+        refusals = [] if queues else ["the service named no queue (SecuredReadyForAggregationQueue)"]
+        database, table = ingestion_properties.database, ingestion_properties.table
+        for queue in queues:
+            try:
+                self._send(queue, message)
+            except AzureError as error:
+                self._rate(queue, took_it=False)
+                refusals.append(_reason(error))
+                continue
+            self._rate(queue, took_it=True)
+            return IngestionResult(
+                IngestionStatus.QUEUED, database, table, blob_descriptor.source_id, blob_descriptor.path
+            )
         raise StorageError(
-            f"{ingestion_properties.table}: the blob was uploaded and no queue took its message: {refusal}.",
-            message_sent=sent,
+            f"{table}: the blob was uploaded and no queue took its message: {'; '.join(refusals)}.",
+            message_sent=bool(queues),
         )
 
-    def _rate(self, container: Any, *, took_it: bool) -> None:
+    def _send(self, queue: Any, message: str) -> None:
+        with (
+            QueueServiceClient(queue.account_uri, proxies=self._proxy_dict, **self._storage_waits) as service,
+            service.get_queue_client(queue.object_name, message_encode_policy=TextBase64EncodePolicy()) as client,
+        ):
+            client.send_message(message, timeout=self._SERVICE_CLIENT_TIMEOUT_SECONDS)
+
+    def _rate(self, resource: Any, *, took_it: bool) -> None:
         """Tell the client's ranking of storage accounts, which decides whom it asks first."""
-        self._resource_manager.report_resource_usage_result(container.storage_account_name, took_it)
+        self._resource_manager.report_resource_usage_result(resource.storage_account_name, took_it)
 
 
 def _reason(error: BaseException) -> str:

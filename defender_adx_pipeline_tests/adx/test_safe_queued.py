@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import requests
 from azure.core.pipeline.transport import HttpTransport
 
 from defender_adx_pipeline.adx.blobs import Blob, BlobBuilder
+from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import AdxUnreachableError, StorageError
 from defender_adx_pipeline.adx.ingestion import QueuedBlob, SliceLoader
 from defender_adx_pipeline_tests.adx.conftest import NOW, SAS, slice_id, table
@@ -233,6 +235,42 @@ def test_a_data_management_endpoint_that_is_down_is_asked_again(server, service,
     loader.close()
     with pytest.raises(AdxUnreachableError, match="TRaw: queueing slice"):
         loader.queue("TRaw", slice_id(), blob)
+
+
+def test_a_throttled_data_management_endpoint_is_asked_again_when_it_says(server, service, loader, blob, pauses):
+    calls = iter([(429, {}, {"Retry-After": "23"})])
+    server.route = lambda *request: next(calls, None) or service.answer(*request)
+    loader.queue("TRaw", slice_id(), blob)
+    assert pauses == [23.0]
+    assert len(service.messages) == 1
+
+
+def test_every_socket_of_the_ingestion_has_a_time_out(service, loader, blob, monkeypatch):
+    timeouts: list[Any] = []
+    real = requests.adapters.HTTPAdapter.send
+
+    def recording(adapter: Any, request: Any, **options: Any) -> Any:
+        timeouts.append((request.method, request.url.split("/")[3].partition("?")[0], options["timeout"]))
+        return real(adapter, request, **options)
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", recording)
+    loader.queue("TRaw", slice_id(), blob)
+    # Seconds; two numbers are for connecting and for each wait for bytes. The service's answers take 30 s more.
+    assert timeouts == [("POST", "v1", 150), ("POST", "v1", 150), ("PUT", "acc", (20, 60)), ("POST", "acc", (20, 60))]
+
+
+@pytest.mark.parametrize(("scale", "bounds"), [(1.0, (75.0, 93.0)), (60.0, (0.6, 0.9))])
+def test_the_waits_for_storage_are_bounded_and_follow_the_clock(service, blob, monkeypatch, scale, bounds):
+    waited: list[float] = []
+    monkeypatch.setattr(HttpTransport, "sleep", lambda transport, seconds: waited.append(seconds))
+    service.containers, service.queues = ["c0"], ["q0"]
+    service.faults = {name: [(503, REFUSED_XML)] * 3 for name in ("c0", "q0")}
+    with AdxClient(service.url, "defender", clock_scale=scale) as client, SliceLoader(client) as slices:
+        slices.queue("TRaw", slice_id(), blob)
+    assert len(service.messages) == 1
+    assert len(waited) == 6
+    for waits in (waited[:3], waited[3:]):
+        assert bounds[0] <= sum(waits) <= bounds[1]
 
 
 def test_no_signature_reaches_a_log_or_an_exception(service, loader, blob, caplog):
