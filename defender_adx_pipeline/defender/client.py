@@ -16,6 +16,7 @@ from typing import Self
 
 import orjson
 import requests
+import urllib3.exceptions
 from requests.auth import AuthBase
 
 from defender_adx_pipeline import __version__
@@ -43,6 +44,11 @@ ROW_CAP = 100_000
 
 _TIMEOUTS = (10.0, 200.0)
 """Connect and read, seconds. A query may run for 3 minutes (Graph, XDR) or 200 s (MDE)."""
+
+_LONGEST_CALL = 900.0
+"""Seconds for a whole answer: the read time-out starts anew with every byte, and an answer may come in drops."""
+
+_PIECE = 1024 * 1024
 
 _USER_AGENT = f"defender-adx-pipeline/{__version__}"
 
@@ -117,6 +123,7 @@ class HuntingClient:
         api: which of the three APIs the endpoint is; only Graph takes a timespan.
         retries: the bounds of trying again.
         timeouts: connect and read, seconds.
+        longest_call: seconds from sending to the end of the answer.
         row_cap: rows that one answer holds at most.
     """
 
@@ -130,6 +137,7 @@ class HuntingClient:
         api: ApiName = "graph",
         retries: RetryPolicy | None = None,
         timeouts: tuple[float, float] = _TIMEOUTS,
+        longest_call: float = _LONGEST_CALL,
         row_cap: int = ROW_CAP,
     ) -> None:
         self._endpoint = endpoint
@@ -139,6 +147,7 @@ class HuntingClient:
         self._api = api
         self._retries = retries or RetryPolicy()
         self._timeouts = timeouts
+        self._longest_call = longest_call
         self._row_cap = row_cap
         self._session = requests.Session()
         self._session.headers.update(
@@ -263,39 +272,40 @@ class HuntingClient:
             bearer.prepare(context)
             began = time.monotonic()
             try:
-                response = self._post(body, bearer, context)
+                response, content = self._post(body, bearer, context)
             finally:
                 self._count(calls=1, seconds=time.monotonic() - began, quota_wait=permit.waited)
-        content = response.content
         self._count(received=len(content))
         if response.status_code != 200:
             raise classify(response.status_code, response.headers, content, context=context)
-        del response  # it holds the body, which is parsed next
         return decode(content, tostring_columns=tostring_columns, row_cap=self._row_cap, context=context)
 
-    def _post(self, body: bytes, bearer: _Bearer, context: QueryContext) -> requests.Response:
-        """Send and receive the whole body.
+    def _post(self, body: bytes, bearer: _Bearer, context: QueryContext) -> tuple[requests.Response, bytes]:
+        """Send, and receive the whole body.
 
         Errors of requests are not chained: they carry the request, whose headers hold the token.
         """
+        began = time.monotonic()
         try:
             # A redirect would turn the POST into a GET, or carry the token elsewhere.
-            return self._session.post(
+            with self._session.post(
                 self._endpoint,
                 data=body,
                 auth=bearer,
                 headers={"client-request-id": str(uuid.uuid4())},
                 timeout=self._timeouts,
                 allow_redirects=False,
-            )
+                stream=True,
+            ) as response:
+                return response, self._received(response, began, context)
+        except urllib3.exceptions.HTTPError as error:
+            raise TransientError(
+                f"the answer broke off ({type(error).__name__})", todo="It was discarded.", context=context
+            ) from None
         except requests.exceptions.Timeout as error:
             kind = "connect" if isinstance(error, requests.exceptions.ConnectTimeout) else "answer"
             raise TransientError(f"no {kind} within the time-out", context=context) from None
-        except (
-            requests.exceptions.ConnectionError,
-            requests.exceptions.ChunkedEncodingError,
-            requests.exceptions.ContentDecodingError,
-        ) as error:
+        except requests.exceptions.ConnectionError as error:
             if is_untrusted(error):
                 raise PermanentError(
                     "the service's certificate is not trusted",
@@ -313,6 +323,19 @@ class HuntingClient:
                 todo="Check DEFENDER_API_URL.",
                 context=context,
             ) from None
+
+    def _received(self, response: requests.Response, began: float, context: QueryContext) -> bytes:
+        """The body, decompressed. `iter_content` waits for whole pieces, so that nobody looks at the clock meanwhile."""
+        pieces = []
+        while piece := response.raw.read1(_PIECE, decode_content=True):
+            pieces.append(piece)
+            if time.monotonic() - began > self._longest_call:
+                raise TransientError(
+                    f"the answer did not end within {self._longest_call:g} s",
+                    todo="It was discarded.",
+                    context=context,
+                )
+        return b"".join(pieces)
 
     def _count(
         self,

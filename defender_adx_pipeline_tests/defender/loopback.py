@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,13 +43,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. `reset` closes the connection without one, `cut` promises more bytes than it sends."""
+    """One answer. `reset` closes the connection without one, `cut` promises more bytes than it sends.
+
+    `drops` sends a byte at a time, so many seconds apart.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     reset: bool = False
     cut: bool = False
+    drops: float = 0.0
 
 
 Answering = Callable[[Asked], Reply]
@@ -106,7 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(reply.body) + (100 if reply.cut else 0)))
         self.end_headers()
-        self.wfile.write(reply.body)
+        if reply.drops:
+            for byte in reply.body:
+                self.wfile.write(bytes([byte]))
+                time.sleep(reply.drops)
+        else:
+            self.wfile.write(reply.body)
         if reply.cut:
             self.close_connection = True
 

@@ -193,6 +193,18 @@ def test_a_service_that_does_not_answer_in_time_is_tried_again(open_client: Open
     assert client.usage.calls >= 2
 
 
+def test_an_answer_in_drops_is_given_up_although_no_wait_for_a_byte_is_long(open_client: OpenClient) -> None:
+    with serving(Reply(200, GOOD.body, drops=0.02), GOOD) as server:
+        client = open_client(server, timeouts=(1.0, 1.0), longest_call=0.1)
+        assert client.run("print 1").rows == [{"C": True}]
+        assert (client.usage.calls, client.usage.retries) == (2, 1)
+        with (
+            serving(Reply(200, GOOD.body, drops=0.02)) as slow,
+            pytest.raises(TransientError, match=r"did not end within 0.1 s"),
+        ):
+            open_client(slow, timeouts=(1.0, 1.0), longest_call=0.1).run("print 1")
+
+
 def test_a_service_that_is_not_there_is_told(open_client: OpenClient) -> None:
     with serving(GOOD) as server:
         client = open_client(server)
