@@ -325,7 +325,7 @@ class HuntingClient:
             ) from None
 
     def _received(self, response: requests.Response, began: float, context: QueryContext) -> bytes:
-        """The body, decompressed. `iter_content` waits for whole pieces, so that nobody looks at the clock meanwhile."""
+        """The body, decompressed. `iter_content` waits for whole pieces, and nobody looks at the clock then."""
         pieces = []
         while piece := response.raw.read1(_PIECE, decode_content=True):
             pieces.append(piece)
