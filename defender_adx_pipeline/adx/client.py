@@ -23,7 +23,15 @@ import requests
 import urllib3.exceptions
 from azure.kusto.data import ClientRequestProperties, KustoClient, KustoConnectionStringBuilder
 from azure.kusto.data.exceptions import KustoError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+    wait_random,
+)
 
 from defender_adx_pipeline import __version__
 from defender_adx_pipeline.adx.errors import (
@@ -48,6 +56,8 @@ APPLICATION = f"defender-adx-pipeline/{__version__}"
 QUERY_TIMEOUT = timedelta(minutes=4)
 COMMAND_TIMEOUT = timedelta(minutes=10)
 _LONGEST_WAIT = 60.0
+_LONGEST_TRYING = 900.0
+"""Seconds after which no further attempt begins: each may take as long as its time-out."""
 
 _CLIENT_ERRORS = (
     KustoError,
@@ -308,7 +318,7 @@ class AdxClient:
         retrying = Retrying(
             retry=retry_if_exception(may_repeat),
             wait=wait,
-            stop=stop_after_attempt(self._attempts),
+            stop=stop_after_attempt(self._attempts) | stop_after_delay(_LONGEST_TRYING),
             sleep=self._sleep,
             before_sleep=tell,
             reraise=True,

@@ -247,6 +247,14 @@ def test_a_cluster_that_does_not_answer_in_time_is_asked_again(server, client, f
     hang.set()
 
 
+def test_a_cluster_that_hangs_is_not_asked_for_ever(server, client, monkeypatch):
+    server.answers = [(503, {})]
+    monkeypatch.setattr("defender_adx_pipeline.adx.client._LONGEST_TRYING", 0.0)
+    with pytest.raises(AdxUnreachableError):
+        client.query("T")
+    assert len(server.requests) == 1
+
+
 def test_a_refused_token_is_renewed_once_also_for_a_command_that_is_not_idempotent(server, dataset, pauses):
     tokens = ["old"]
     server.answers = [(401, {}), (200, dataset([[1]], LONG))]
