@@ -10,7 +10,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from starlette.routing import Route
 from defender_adx_pipeline.local.entra import TokenIssuer, TokenRefusedError
 from defender_adx_pipeline.local.kql import KqlFailure, Translation, execute, translate
 from defender_adx_pipeline.local.limits import CallQuota, HuntingLimits
+from defender_adx_pipeline.local.scans import scanned_table
 from defender_adx_pipeline.local.source import SourceStore
 from defender_adx_pipeline.local.wire import (
     REQUEST_TOO_LARGE_HTML,
@@ -39,6 +40,8 @@ from defender_adx_pipeline.local.wire import (
 )
 
 _FETCH = 4_000
+_DEFAULT_TIMESPAN = timedelta(days=30)
+"""What Graph takes for a request without one ("security: runHuntingQuery"); the other two have no timespan."""
 # Answers that Kusto gives in a definite order; any other comes in any order.
 _ORDERED = re.compile(r"\|\s*((sort|order)\s+by\b|top\s+\d|getschema\b)")
 _DURATION = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
@@ -87,22 +90,26 @@ class HuntingService:
     quota: CallQuota
     limits: HuntingLimits
 
-    def answer(self, endpoint: Endpoint, query: str, timespan: str | None) -> list[str]:
-        """The body of a successful answer, in pieces.
+    def answer(self, endpoint: Endpoint, query: str, timespan: str | None) -> bytes:
+        """The body of a successful answer.
 
         Raises:
             _Refused: the query does not resolve, or its answer breaks a limit.
         """
         started = time.perf_counter()
+        self.source.query_comes(query)
         now = self.source.clock()
         start, end = _timespan(timespan, now)
+        if endpoint.api == "graph" and not timespan:
+            start = now - _DEFAULT_TIMESPAN
         oldest = now - timedelta(days=self.limits.days)
-        start = max(start, oldest) if start else oldest
-        with self.source.hunting_cursor(start, end) as cursor, self._time_limit(cursor):
+        table = scanned_table(query, self.source.catalogue) if self.source.scans.on else None
+        with self.source.hunting_cursor(start, end, oldest=oldest) as cursor, self._time_limit(cursor):
             try:
                 translation = translate(cursor, query, schema=self.source.schema())
                 encoding = Encoding(endpoint.api, translation.columns, random.Random())  # noqa: S311 - no secret
-                rows = self._rows(cursor, translation, encoding)
+                identity = _positions(translation, table.identity_columns if table else ())
+                rows, identities = self._rows(cursor, translation, encoding, identity)
             except KqlFailure as failure:
                 raise _Refused(bad_query(str(failure))) from failure
             except duckdb.InterruptException as error:
@@ -110,12 +117,30 @@ class HuntingService:
         if not _ORDERED.search(query):
             random.shuffle(rows)
         before, after = encoding.envelope(round(time.perf_counter() - started, 7))
-        return [before, ",".join(rows), after]
+        content = "".join([before, ",".join(rows), after]).encode()
+        if len(content) > self.limits.bytes:
+            raise _Refused(result_too_large())
+        if table is not None:
+            self.source.scans.add(table.name, len(rows), identities if identity else None)
+        return content
 
-    def _rows(self, cursor: duckdb.DuckDBPyConnection, translation: Translation, encoding: Encoding) -> list[str]:
+    def _rows(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        translation: Translation,
+        encoding: Encoding,
+        identity: Sequence[int],
+    ) -> tuple[list[str], list[int]]:
+        """The rows as JSON, and a hash over the columns at the positions of `identity`, if any, of each."""
         names = [f"c{number}" for number in range(len(translation.columns))]
         dynamic = encoding.dynamic
-        wanted = ", ".join([encoding.row_sql(), *(f"CAST({names[number]} AS VARCHAR)" for number, _ in dynamic)])
+        wanted = ", ".join(
+            [
+                encoding.row_sql(),
+                f"hash({', '.join(names[number] for number in identity)})" if identity else "0",
+                *(f"CAST({names[number]} AS VARCHAR)" for number, _ in dynamic),
+            ]
+        )
         # The cap is silent: Graph documents no sign of a cut answer.
         execute(
             cursor,
@@ -123,18 +148,21 @@ class HuntingService:
             f"SELECT {wanted} FROM ({translation.sql}) AS answer({', '.join(names)}) LIMIT {self.limits.rows}",  # noqa: S608
         )
         rows: list[str] = []
+        identities: list[int] = []
         size = 0
         while batch := cursor.fetchmany(_FETCH):
+            if identity:
+                identities.extend(row[1] for row in batch)
             for row in batch:
                 fields = row[0]
-                for (_, name), stored in zip(dynamic, row[1:], strict=True):
+                for (_, name), stored in zip(dynamic, row[2:], strict=True):
                     fields += encoding.dynamic_field(name, stored)
                 rows.append(f"{{{fields[1:]}}}")
             # Characters first, which are never more than bytes; the exact size is taken of the whole body.
             size += sum(map(len, rows[-len(batch) :]))
             if size > self.limits.bytes:
                 raise _Refused(result_too_large())
-        return rows
+        return rows, identities
 
     @contextmanager
     def _time_limit(self, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
@@ -154,6 +182,12 @@ class HuntingService:
         finally:
             done.set()
             watch.join()
+
+
+def _positions(translation: Translation, columns: Sequence[str]) -> list[int]:
+    """Where the columns stand in an answer; empty unless all of them do."""
+    places = {name: number for number, (name, _) in enumerate(translation.columns)}
+    return [places[name] for name in columns] if all(name in places for name in columns) else []
 
 
 def hunting_routes(source: SourceStore, issuer: TokenIssuer, quota: CallQuota, limits: HuntingLimits) -> list[Route]:
@@ -178,9 +212,7 @@ def _respond(service: HuntingService, endpoint: Endpoint, request: Request, body
         query, timespan = _read(endpoint, body)
         request.state.statement = query
         _take_call(service, endpoint)
-        content = "".join(service.answer(endpoint, query, timespan)).encode()
-        if len(content) > service.limits.bytes:
-            raise _Refused(result_too_large())  # noqa: TRY301 - the one place that writes refusals is below
+        content = service.answer(endpoint, query, timespan)
     except _Refused as refused:
         answer = refused.answer
         headers = {"Retry-After": str(answer.retry_after)} if answer.retry_after is not None else None

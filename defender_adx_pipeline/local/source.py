@@ -9,6 +9,7 @@ Advanced Hunting writes it (0 to 7 fractional digits).
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ import orjson
 
 from defender_adx_pipeline.catalogue import Catalogue, Column, DefenderTable
 from defender_adx_pipeline.local.kql import Schema, datetime_sql, read_schema
+from defender_adx_pipeline.local.scans import ScanCounter
 
 ARRIVAL = "__arrival"
 """Field of an inserted record, and hidden column: when the row becomes visible to hunting."""
@@ -38,6 +40,7 @@ DUCKDB_TYPES: Mapping[str, str] = {
     "decimal": "DECIMAL(38, 9)",
     "timespan": "INTERVAL",
 }
+_EVER = datetime(1700, 1, 1, tzinfo=UTC)
 _FOREVER = datetime(2200, 1, 1, tzinfo=UTC)  # TIMESTAMP_NS ends in 2262
 _INSERT_BATCH = 5_000
 _READ_BATCH = 5_000
@@ -66,6 +69,8 @@ class SourceStore:
         self.clock = clock
         self._writing = threading.Lock()
         self._schema: Schema | None = None
+        self._hooks: tuple[Callable[[str], None], ...] = ()
+        self.scans = ScanCounter()
         self._connection = duckdb.connect(str(path))
         self._connection.execute("SET TimeZone='UTC'")
         self._connection.execute("CREATE SCHEMA IF NOT EXISTS stored")
@@ -77,15 +82,25 @@ class SourceStore:
         """Close the database; the file keeps everything."""
         self._connection.close()
 
-    def hunting_cursor(self, start: datetime | None = None, end: datetime | None = None) -> duckdb.DuckDBPyConnection:
-        """A cursor whose tables are what a query may see now, optionally narrowed to a timespan [start, end]."""
+    def hunting_cursor(
+        self, start: datetime | None = None, end: datetime | None = None, *, oldest: datetime | None = None
+    ) -> duckdb.DuckDBPyConnection:
+        """A cursor whose tables are what a query may see now, optionally narrowed to a timespan [start, end].
+
+        Args:
+            start: hides rows of every table with a time column that are older.
+            end: hides those that are younger.
+            oldest: of events; what Defender keeps unless given. A row of a snapshot table says with its time when it
+                was assessed, and is there as long as the state is.
+        """
         now = self.clock()
-        oldest = now - RETENTION
+        oldest = oldest or now - RETENTION
         cursor = self._connection.cursor()
         cursor.execute("SET TimeZone='UTC'")
         for name, moment in (
             ("hunting_now", now),
-            ("hunting_from", max(oldest, start) if start else oldest),
+            ("hunting_oldest", oldest),
+            ("hunting_from", start or _EVER),
             ("hunting_to", end or _FOREVER),
         ):
             cursor.execute(f"SET VARIABLE {name} = {_timestamp(moment)}")
@@ -134,17 +149,41 @@ class SourceStore:
         kinds = {column.name: column.type for column in self.columns(table)}
         now = self.clock().isoformat()
         total = 0
+        with self.writing() as cursor:
+            for batch in _batches(records):
+                _insert(cursor, table, kinds, batch, now)
+                total += len(batch)
+        return total
+
+    @contextmanager
+    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor inside one transaction, alone in writing: a query sees all of it or nothing."""
         with self._writing, self._connection.cursor() as cursor:
+            cursor.execute("SET TimeZone='UTC'")
             cursor.execute("BEGIN")
             try:
-                for batch in _batches(records):
-                    _insert(cursor, table, kinds, batch, now)
-                    total += len(batch)
+                yield cursor
             except BaseException:
                 cursor.execute("ROLLBACK")
                 raise
             cursor.execute("COMMIT")
-        return total
+
+    def before_queries(self, hook: Callable[[str], None]) -> Callable[[], None]:
+        """Call `hook` with the text of every hunting query from now on, just before it runs; returns how to end that.
+
+        For a state that moves between two calls. What the hook raises becomes the call's failure.
+        """
+        self._hooks = (*self._hooks, hook)
+
+        def forget() -> None:
+            self._hooks = tuple(known for known in self._hooks if known is not hook)
+
+        return forget
+
+    def query_comes(self, query: str) -> None:
+        """Tell the hooks that a hunting query is about to run."""
+        for hook in self._hooks:
+            hook(query)
 
     def add_columns(self, table: str, columns: Iterable[Column]) -> None:
         """Give a table further columns, as tenants have that the documentation does not list."""
@@ -214,6 +253,8 @@ class SourceStore:
         if table.time_column:
             time = quoted(table.time_column)
             visible += f" AND {time} >= getvariable('hunting_from') AND {time} <= getvariable('hunting_to')"
+            if table.kind == "event":
+                visible += f" AND {time} >= getvariable('hunting_oldest')"
         self._schema = None
         cursor.execute(
             f"CREATE OR REPLACE VIEW {quoted(table.name)} AS"  # noqa: S608 - names of the catalogue, quoted

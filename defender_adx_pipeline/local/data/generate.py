@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.local.data import people
+from defender_adx_pipeline.local.data.snapshots import add_state
 from defender_adx_pipeline.local.data.sql import DAY, HOUR, MINUTE, SECOND, number, salt
 from defender_adx_pipeline.local.data.values import Cell, value_sql
 from defender_adx_pipeline.local.data.volumes import rows_of
@@ -26,22 +27,26 @@ _ADAPTERS = 3
 
 
 def fill(store: SourceStore, *, seed: int = 7, scale: float = 1.0, tables: Collection[str] | None = None) -> int:
-    """Generate the event tables that have no rows yet; one INSERT each, so that a kill leaves a table full or empty.
+    """Generate the tables that have no rows yet; one INSERT each, so that a kill leaves a table full or empty.
 
     Args:
         store: where to.
         seed: other seeds give other rows.
         scale: multiplies the number of rows of every table.
-        tables: only these; None is every event table that the store has.
+        tables: only these; None is every table that the store has.
 
     Returns:
         Number of rows generated; 0 for a store that was filled before.
     """
     now = store.clock()
     total = 0
-    for table in store.catalogue.events():
-        if (tables is None or table.name in tables) and not store.count_stored(table.name):
-            count = rows_of(table.name, scale)
+    for table in store.catalogue.values():
+        if (tables is not None and table.name not in tables) or store.count_stored(table.name):
+            continue
+        count = rows_of(table.name, scale)
+        if table.kind == "snapshot":
+            total += add_state(store, table.name, count, seed=seed)
+        else:
             total += add_rows(store, table.name, count, now - OLDEST, now - NEWEST, seed=seed, created=now)
     return total
 
@@ -71,10 +76,10 @@ def add_rows(
         Number of rows stored.
 
     Raises:
-        SourceError: the table has no time column, or the window is empty.
+        SourceError: it is no event table, or the window is empty.
     """
     meta = store.catalogue[table]
-    if meta.time_column is None or start >= end:
+    if meta.kind != "event" or start >= end:
         raise SourceError(f"{table}: rows are generated for event tables and windows that are not empty")
     columns = distinct_columns(meta)
     first = store.count_stored(table)
