@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -25,10 +26,35 @@ def test_every_query_is_what_the_services_are_known_to_take(statements: Statemen
         hunting.time_counts("DeviceInfo", "Timestamp", START, END, timedelta(hours=1)): (
             f"{IN_WINDOW} | summarize Rows = count() by Bin = bin(Timestamp, 1h)"
         ),
+        hunting.window_rows(
+            "DeviceInfo", "Timestamp", START, END, ["LoggedOnUsers"], bucket=(3, 8), key=["ReportId"]
+        ): (
+            f"{IN_WINDOW} | where hash_xxhash64(tostring(ReportId), 8) == 3"
+            " | extend LoggedOnUsers = tostring(LoggedOnUsers)"
+        ),
+        hunting.bucket_counts("DeviceInfo", "Timestamp", START, END, key=["DeviceId", "ReportId"], buckets=8): (
+            f"{IN_WINDOW} | summarize Rows = count() by Bucket ="
+            ' hash_xxhash64(strcat_delim("|", tostring(DeviceId), tostring(ReportId)), 8)'
+        ),
     }
     for query, expected in queries.items():
         assert query == expected
         statements.add("defender", query)
+
+
+def test_a_key_of_very_many_columns_is_joined_in_calls_that_kql_takes(statements: Statements) -> None:
+    columns = [f"Column{number}" for number in range(150)]
+    expression = hunting.bucket_number(columns, 4)
+    for call in re.findall(r"strcat_delim\(([^()]*(?:\([^()]*\)[^()]*)*)\)", expression):
+        assert call.count(",") < 64
+    assert [expression.count(f"tostring({name})") for name in columns] == [1] * 150
+    statements.add_table("defender", "Wide", dict.fromkeys(columns, "string"))
+    statements.add("defender", f"Wide | where {expression} == 1")
+
+
+def test_rows_without_a_column_to_tell_them_apart_have_no_buckets() -> None:
+    with pytest.raises(ValueError, match="without a column"):
+        hunting.bucket_number([], 4)
 
 
 @pytest.mark.parametrize(
