@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.local.data import people
-from defender_adx_pipeline.local.data.snapshots import add_state
+from defender_adx_pipeline.local.data.snapshots import add_state, has_state
 from defender_adx_pipeline.local.data.sql import DAY, HOUR, MINUTE, SECOND, number, salt
 from defender_adx_pipeline.local.data.values import Cell, value_sql
 from defender_adx_pipeline.local.data.volumes import rows_of
@@ -45,7 +45,8 @@ def fill(store: SourceStore, *, seed: int = 7, scale: float = 1.0, tables: Colle
             continue
         count = rows_of(table.name, scale)
         if table.kind == "snapshot":
-            total += add_state(store, table.name, count, seed=seed)
+            # A state that moved on until nothing was left stays empty.
+            total += 0 if has_state(store, table.name) else add_state(store, table.name, count, seed=seed)
         else:
             total += add_rows(store, table.name, count, now - OLDEST, now - NEWEST, seed=seed, created=now)
     return total

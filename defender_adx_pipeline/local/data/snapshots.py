@@ -71,6 +71,11 @@ def add_state(store: SourceStore, table: str, count: int, *, seed: int = 7) -> i
     return stored
 
 
+def has_state(store: SourceStore, table: str) -> bool:
+    """Whether a snapshot table was generated, whatever became of its rows."""
+    return store.mark(_mark(table)) is not None
+
+
 def evolve(
     store: SourceStore,
     table: str,
@@ -153,6 +158,10 @@ def _check(store: SourceStore, table: str) -> DefenderTable:
     return meta
 
 
+def _mark(table: str) -> str:
+    return f"state {table}"
+
+
 def _number(value: float, rows: int) -> int:
     if value < 0:
         raise SourceError(f"a number or share of rows cannot be {value}")
@@ -175,7 +184,9 @@ class _State:
 
     def progress(self, count: int) -> _Progress:
         """How far it was generated; devices for `count` rows when it was not at all."""
-        found = self.cursor.execute("SELECT value FROM stored.__marks WHERE name = ?", [self._mark]).fetchone()
+        found = self.cursor.execute(
+            "SELECT value FROM stored.__marks WHERE name = ?", [_mark(self.meta.name)]
+        ).fetchone()
         if found:
             return _Progress(**orjson.loads(found[0]))
         # Rows that somebody else put there have keys of their own, which are none of these.
@@ -183,7 +194,7 @@ class _State:
 
     def remember(self, progress: _Progress) -> None:
         value = orjson.dumps(progress).decode()
-        self.cursor.execute("INSERT OR REPLACE INTO stored.__marks VALUES (?, ?)", [self._mark, value])
+        self.cursor.execute("INSERT OR REPLACE INTO stored.__marks VALUES (?, ?)", [_mark(self.meta.name), value])
 
     def count(self) -> int:
         return self._run(f"SELECT count(*) FROM {self.name}")  # noqa: S608 - a name of the catalogue, quoted
@@ -214,10 +225,6 @@ class _State:
         ]
         chosen = self._chosen(count, draw)
         return self._run(f"UPDATE {self.name} SET {', '.join(values)} WHERE rowid IN ({chosen})")  # noqa: S608
-
-    @property
-    def _mark(self) -> str:
-        return f"state {self.meta.name}"
 
     @property
     def _key(self) -> str:
