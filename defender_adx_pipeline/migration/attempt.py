@@ -115,7 +115,7 @@ class Migration:
         Raises:
             As `sync`.
         """
-        tally = Tally()
+        tally = Tally(window=asked.window)
         with self._audited_failure(asked.source_table, tally):
             configuration = self.state.configuration(asked.source_table)
             if configuration.is_active:
@@ -268,7 +268,7 @@ class Migration:
         except BaseException as error:
             self._add_usage(tally, started, before)
             try:
-                self._audit(source_table, "Failed", f"{type(error).__name__}: {error}", tally)
+                self._audit(source_table, "Failed", _failure(source_table, error, tally), tally)
             except AdxError as second:
                 error.add_note(f"The audit row could not be written either: {second}")
             raise
@@ -303,6 +303,15 @@ _INACTIVE = (
     "IsActive is false in MigrationConfiguration, so nothing was read. Append a row with IsActive true to move the"
     " table again."
 )
+
+
+def _failure(table: str, error: BaseException, tally: Tally) -> str:
+    """What failed, and what is there all the same: an error of a client knows neither window nor what was loaded."""
+    what = (
+        f"{table} {tally.window or '(from its watermark on)'}: {tally.loaded_rows} rows of this attempt are confirmed"
+    )
+    stays = f" and kept, and the watermark is {tally.watermark}" if tally.watermark else " and kept"
+    return f"{what}{stays}. {type(error).__name__}: {error}"
 
 
 def _lost(table: str, lost: Window) -> str:

@@ -199,6 +199,23 @@ def test_a_count_that_fails_is_a_failure_and_never_zero(world: World, table: str
     assert world.ledger(table, "Window") == []
 
 
+@pytest.mark.parametrize("service", ["hunting", "engine", "storage"])
+def test_a_failure_names_table_and_window_and_what_is_kept_whoever_failed(
+    world: World, table: str, service: str
+) -> None:
+    world.rows(table, 20, ago=3 * HOUR)
+    match = {"hunting": "datetime(", "engine": "where Tags has_any", "storage": ""}[service]
+    # Once at the engine: the audit row repeats the statement that failed, and would be refused for it, too.
+    times = 1 if service == "engine" else None
+    world.tenant.faults.add(service, "status", match=match, times=times, status=400)
+    window = world.last(5)
+    with pytest.raises((AdxError, HuntingError)):
+        world.sync(table, window)
+    (row,) = world.audits(table)
+    assert row["FailureReason"].startswith(f"{table} [{window.start:%Y-%m-%dT%H:%M:%S}")
+    assert "0 rows of this attempt are confirmed and kept, and the watermark is 1900-01-01" in row["FailureReason"]
+
+
 def test_the_ledger_has_a_slice_before_it_is_queued(world: World, table: str) -> None:
     world.rows(table, 20, ago=3 * HOUR)
     world.tenant.faults.add("engine", "status", match=".append ['MigrationLedger']", times=None, status=400)
