@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from defender_adx_pipeline.defs import launch
+from defender_adx_pipeline.defs.abandoned import end_with_run
 from defender_adx_pipeline_tests.kill_points import Target
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -61,6 +62,7 @@ def _launch(arguments: list[str], variables: Mapping[str, str], log: Path) -> No
     spawn, multiprocessing.util.spawnv_passfds = multiprocessing.util.spawnv_passfds, _forked  # type: ignore[attr-defined]
     forkserver.ensure_running()
     multiprocessing.util.spawnv_passfds = spawn  # type: ignore[attr-defined]
+    end_with_run()  # here: with the harness; after the fork, or the steps would take it for done
     sys.exit(launch.main(arguments))
 
 

@@ -30,6 +30,7 @@ from defender_adx_pipeline.adx.schema import bootstrap
 from defender_adx_pipeline.adx.state_kql import AUDIT, CONFIGURATION, LEDGER, LEDGER_VIEW
 from defender_adx_pipeline.cli import tenancy
 from defender_adx_pipeline.cli.comparing import compare_table
+from defender_adx_pipeline.defs.abandoned import end_with_run
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.local.ingest_endpoint import READY
 from defender_adx_pipeline.local.tenant import LocalTenant
@@ -323,6 +324,7 @@ def run_kills(points: int, seed: int, *, jobs: int = JOBS, say: Say = print) -> 
 
 
 def _job(points: int, seed: int, say: Say) -> Outcome:
+    end_with_run()  # here: with the process that started the jobs
     with ExitStack() as stack:
         folder = MEMORY if MEMORY.is_dir() else None
         home = tempfile.TemporaryDirectory(dir=folder, prefix="kills-", ignore_cleanup_errors=True)
