@@ -38,13 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--home", type=Path, help="keep the tenant here; else a temporary folder")
+    parser.add_argument("--tables", type=lambda text: tuple(text.split(",")), help="some event tables, not all")
     chosen = parser.parse_args(arguments)
     out = console(stderr=True)
     outcomes: list[chaos.Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         home = chosen.home or Path(folder) / "home"
         with demo.demo_database(home=home, samples=None, seed=7, fresh=False, out=out) as (database, admin_url):
-            arena = chaos.Arena(database, admin_url, home, out)
+            arena = chaos.Arena(database, admin_url, home, out, **({"tables": chosen.tables} if chosen.tables else {}))
             for seed in range(chosen.first, chosen.first + chosen.seeds):
                 outcome = arena.run(seed)
                 outcomes.append(outcome)

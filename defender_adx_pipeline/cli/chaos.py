@@ -36,8 +36,9 @@ SHARE = 0.10
 PASSES = 6
 CALLS_FACTOR = 1.5
 """Calls of a run under chaos may be so many times those of a quiet one, and one more for every fault of hunting."""
-_PASS_SECONDS = 900.0
-"""A pass that takes longer hangs: a quiet one takes two minutes, and no fault holds a call for more than seconds."""
+_PASS_SECONDS = 1800.0
+"""A pass that takes longer hangs: a quiet one takes two minutes, and no fault holds a call for more than seconds; but
+a slice that never comes holds its run for half an hour before it fails."""
 _QUIET = "quiet.json"
 _DRAIN_SECONDS = 60.0
 

@@ -173,6 +173,9 @@ def _lines(command: Sequence[str], log: IO[bytes], seconds: float | None, moved:
             for line in process.stdout or ():
                 if line.startswith(b"{"):
                     yield orjson.loads(line)
+        except BaseException:
+            process.terminate()  # or leaving waits for the end of all runs
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
