@@ -18,7 +18,7 @@ RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo ui test check format lint types azurite kql generated kills chaos browser pictures clean
+.PHONY: help demo ui test check format lint types azurite kql generated kills faults chaos browser pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ generated: $(INSTALLED) ## Write the files of kql/ that come from the catalogue 
 
 kills: $(INSTALLED) ## Kill -9 a loading run at 20 random points, run again, compare every row (long)
 	$(BIN)/python defender_adx_pipeline_tests/kills.py $(if $(POINTS),--points $(POINTS))
+
+faults: $(INSTALLED) ## Every fault through whole runs, 300 kills among them (long); SUBSET=1 has a part of the cases
+	$(BIN)/python -m defender_adx_pipeline_tests.faults $(if $(SUBSET),--subset,--kills 300)
 
 chaos: $(INSTALLED) ## The demo with a tenth of all calls faulty, once for each of 10 seeds (SEEDS=N), compared row by row (long)
 	$(BIN)/python defender_adx_pipeline_tests/chaos.py $(if $(SEEDS),--seeds $(SEEDS))

@@ -87,6 +87,8 @@ class Rule:
     fault: Fault
     match: str = ""
     """Text that the statement, table or path contains; empty matches every call."""
+    without: str = ""
+    """Text that none of them contains: an audit row quotes the statement that failed, and is not that statement."""
     method: str = ""
     first: int = 1
     times: int | None = 1

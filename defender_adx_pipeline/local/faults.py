@@ -192,6 +192,8 @@ def _rule(fields: Mapping[str, Any], fault: Fault) -> Rule:
 def _selects(rule: Rule, service: str, texts: tuple[str | None, ...], method: str) -> bool:
     if rule.service != service or (rule.method and rule.method.upper() != method.upper()):
         return False
+    if rule.without and any(rule.without in text for text in texts if text):
+        return False
     return not rule.match or any(rule.match in text for text in texts if text)
 
 

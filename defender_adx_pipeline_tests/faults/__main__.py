@@ -8,12 +8,16 @@ import orjson
 
 from defender_adx_pipeline_tests.faults import cases_peers, matrix
 from defender_adx_pipeline_tests.faults.bench import open_bench
+from defender_adx_pipeline_tests.kills import run_kills
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0 when nothing is missing, doubled or unexplained."""
     parser = argparse.ArgumentParser(prog="faults", description="Faults of every kind, each through whole runs.")
-    parser.add_argument("--subset", action="store_true", help="without the long cases")
+    parser.add_argument(
+        "--subset", action="store_true", help="one in three of the cases that are many, and no long one"
+    )
+    parser.add_argument("--kills", type=int, default=0, metavar="N", help="kill -9 at so many points, too")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases with this text in their group or name")
     parser.add_argument(
         "--reference", action="store_true", help="the flow before this project through its situations, beside ours"
@@ -28,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("\n".join(matrix.listed(cases)))
         return 0
     sums = matrix.run_cases(cases, say)
+    if chosen.kills:
+        say("-- kill -9 at random points")
+        sums.add_kills(run_kills(chosen.kills, seed=7, say=say))
     for objection in sums.objections:
         say(objection)
     say(orjson.dumps(sums.facts()).decode())

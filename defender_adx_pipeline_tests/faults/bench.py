@@ -35,6 +35,7 @@ from defender_adx_pipeline.local.limits import HuntingLimits
 from defender_adx_pipeline.local.source import quoted
 from defender_adx_pipeline.local.tenant import LocalTenant
 from defender_adx_pipeline.migration.connections import Database, open_database
+from defender_adx_pipeline.migration.scope import readable_since
 from defender_adx_pipeline_tests.faults.calls import HuntingCalls
 from defender_adx_pipeline_tests.faults.pace import Pace, hurried
 from defender_adx_pipeline_tests.migration.world import World
@@ -63,7 +64,7 @@ class Ran:
     seconds: float = 0.0
     hung: bool = False
     past_hole: int = 0
-    """Rows that Defender had when the run began, before a watermark, and that ADX does not have."""
+    """Rows that Defender had when the run began, that its watermark has passed, and that ADX does not have."""
     rows_there: int = 0
     audits: list[dict[str, Any]] = field(default_factory=list)
     """Audit rows that are there since the run before."""
@@ -238,7 +239,7 @@ class Bench:
         now = utc_now()
         bounds = first or (now - timedelta(days=30)).date().isoformat(), last or now.date().isoformat()
         tags = {LABEL: self.label, **({SCOPE_TAG: scope} if scope else {})}
-        before, audits = {table: self.truth(table) for table in tables}, len(self._audits())
+        before, audits = {table: self._before(table) for table in tables}, len(self._audits())
         ran = Ran(False)
         began = time.monotonic()
 
@@ -277,12 +278,21 @@ class Bench:
 
     def drain(self) -> bool:
         """Wait until nothing is queued any more; whether that came true in time."""
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while any(map(self.tenant.storage.message_count, READY)):
+        return self.when(lambda: not any(map(self.tenant.storage.message_count, READY)), DRAIN_SECONDS)
+
+    def when(self, condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+        """Wait until something is so; whether that came true in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
         return True
+
+    def requests(self, service: str, method: str = "", match: str = "") -> int:
+        """How many requests of a kind the case has made so far."""
+        entries = self.tenant.log.entries(service=service)
+        return sum(method in ("", entry.method) and match in (entry.statement or entry.path) for entry in entries)
 
     def truth(self, table: str) -> Counter[tuple[str, Digest]]:
         """What Defender has of a table, as time and content, past its API."""
@@ -317,6 +327,11 @@ class Bench:
         names = ("TableName", "Timestamp", "Status", "FailureReason", "RecordCount")
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def _before(self, table: str) -> Counter[tuple[str, Digest]]:
+        """What Defender keeps of a table beyond its watermark: what a run may not pass."""
+        beyond = max(sort_key(self._stored_watermark(table)), sort_key(to_text(readable_since(utc_now()) + _MARGIN)))
+        return Counter({row: count for row, count in self.truth(table).items() if row[0] > beyond})
+
     def _past_hole(self, table: str, before: Counter[tuple[str, Digest]]) -> int:
         watermark = sort_key(self._stored_watermark(table))
         missing = before - self.loaded(table)
@@ -338,6 +353,8 @@ class Bench:
 
 
 _QUICK = 0.05
+_MARGIN = timedelta(minutes=1)
+"""Rows that fall out of what is read while the run begins are no hole."""
 
 
 def _digest(row: Mapping[str, Any], mutable: Sequence[str]) -> Digest:
