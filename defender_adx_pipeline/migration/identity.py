@@ -50,9 +50,12 @@ class RecordKeys:
         )
 
     def readable(self, record: Record) -> dict[str, Any]:
-        """The identity columns, or the short ones where none are documented: enough to find the row in Defender."""
+        """The identity columns, or the short ones where none are documented: enough to find the row in Defender.
+
+        A long value is cut, and an ellipsis says so: it may be what makes the record too large for ADX.
+        """
         if self._identity:
-            return {name: record.get(name) for name in self._identity}
+            return {name: _cut(record.get(name)) for name in self._identity}
         return {name: value for name, value in record.items() if len(str(value)) <= _SHORT}
 
     def _value(self, name: str, value: Any) -> Any:
@@ -106,6 +109,11 @@ def _unknown_first(records: list[dict[str, Any]], contents: Counter[bytes], keys
         else:
             unknown.append(record)
     return unknown + known
+
+
+def _cut(value: Any) -> Any:
+    text = str(value)
+    return value if len(text) <= _SHORT else f"{text[:_SHORT]}…"
 
 
 def _digest(value: Any) -> bytes:

@@ -59,3 +59,11 @@ def test_what_is_loaded_on_top_makes_both_sides_equal(source: list[dict[str, Any
     missing = missing_records([dict(row) for row in source], present, EMAILS)
     assert Counter(map(EMAILS.identity, source)) == Counter(map(EMAILS.identity, [*present, *missing]))
     assert Counter(map(EMAILS.content, source)) == Counter(map(EMAILS.content, [*present, *missing]))
+
+
+def test_the_readable_identity_is_short_although_a_value_of_it_is_what_makes_the_record_too_large() -> None:
+    table = load_catalogue()["AgentsInfo"]
+    record = dict.fromkeys(table.identity, "x" * 1_100_000)
+    shown = RecordKeys(table).readable(record)
+    assert set(shown) == set(table.identity)
+    assert all(len(value) <= 201 and value.endswith("…") for value in shown.values())
