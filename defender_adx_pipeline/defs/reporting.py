@@ -4,6 +4,7 @@ Not here: the numbers themselves (`migration.audit`).
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
 import dagster as dg
@@ -31,6 +32,18 @@ def observation(asset_key: dg.AssetKey, row: AuditRow, tally: Tally, partition: 
             "RecordCount": row.record_count,
             **numbers(tally),
         },
+    )
+
+
+def audited(seen: dg.AssetObservation) -> AuditRow:
+    """The audit row that an observation of `observation` shows."""
+    values = {name: value.value for name, value in seen.metadata.items()}
+    return AuditRow(
+        table_name=str(values["TableName"]),
+        timestamp=datetime.fromtimestamp(float(str(values["Timestamp"])), UTC),
+        status="Failed" if values["Status"] == "Failed" else "Skipped" if values["Status"] == "Skipped" else "Success",
+        failure_reason=str(values["FailureReason"]),
+        record_count=int(str(values["RecordCount"])),
     )
 
 

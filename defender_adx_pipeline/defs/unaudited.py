@@ -1,5 +1,7 @@
 """Runs that ended without a word: each attempt of theirs gets its audit row and its observation.
 
+An attempt that could speak to Dagster and not to ADX has its observation; its audit row is written from that.
+
 Here: which attempts those are, by Dagster's own records. Not here: the row (`migration.killed`) and finding out that a
 process is gone (`abandoned`).
 
@@ -18,8 +20,9 @@ from defender_adx_pipeline.catalogue import Catalogue, DefenderTable
 from defender_adx_pipeline.defs.abandoned import Worker, end_abandoned_runs
 from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline.defs.partitions import partitions_of
-from defender_adx_pipeline.defs.reporting import observation
+from defender_adx_pipeline.defs.reporting import audited, observation
 from defender_adx_pipeline.instants import utc_now
+from defender_adx_pipeline.migration.audit import AuditRow, audit_id
 from defender_adx_pipeline.migration.killed import EndedAttempt, account
 from defender_adx_pipeline.migration.state import StateStore
 
@@ -61,7 +64,8 @@ def settle_ended_runs(instance: dg.DagsterInstance, state: StateStore, catalogue
             continue
         for attempt in filter(None, attempts):
             _account(instance, state, catalogue, attempt)
-        settled += [run] if attempts else []
+        written = [name for name, row in _observed(instance, record, catalogue) if _write(state, name, row)]
+        settled += [run] if attempts or written else []
         instance.add_run_tags(run.run_id, {AUDITED_TAG: run.run_id})
     return settled
 
@@ -83,7 +87,7 @@ def _attempts(
     ends = {str(entry.step_key): entry for entry in entries if entry.dagster_event_type in _ENDS}
     goes_on = _may_go_on(record)
     for step, number in tries.items():
-        if _observations(instance, steps[step], run.run_id, since=record.create_timestamp) >= number:
+        if len(_observations(instance, steps[step], run.run_id, since=record.create_timestamp)) >= number:
             continue
         if step not in ends and goes_on:
             # Marked as cancelled by force, say: the step may yet write its row, or load rows that the row has to count.
@@ -131,17 +135,45 @@ def _account(instance: dg.DagsterInstance, state: StateStore, catalogue: Catalog
     _LOG.warning("run %s ended without its own word on %s: %s", attempt.run_id, table.name, row.failure_reason)
 
 
-def _observations(instance: dg.DagsterInstance, table: DefenderTable, run_id: str, *, since: datetime) -> int:
-    """How many observations of the asset the run made, or were made for it.
+def _observed(
+    instance: dg.DagsterInstance, record: dg.RunRecord, catalogue: Catalogue
+) -> Iterator[tuple[str, AuditRow]]:
+    """What attempts of the run told Dagster, with the name that the audit row has."""
+    run = record.dagster_run
+    for table in catalogue.events():
+        if run.asset_selection and raw_key(table) not in run.asset_selection:
+            continue
+        seen = _observations(instance, table, run.run_id, since=record.create_timestamp)
+        for tries, one in enumerate(reversed(seen), 1):
+            if RUN_ID not in one.metadata:
+                yield audit_id(run.run_id, table.name, tries), audited(one)
+
+
+def _write(state: StateStore, name: str, row: AuditRow) -> bool:
+    """Write the audit row that an attempt could not write; whether it was missing."""
+    if state.has_audit(name):
+        return False
+    state.append_audit(row, once=name)
+    _LOG.warning("the audit row of an attempt at %s is written now: %s", row.table_name, row.failure_reason)
+    return True
+
+
+def _observations(
+    instance: dg.DagsterInstance, table: DefenderTable, run_id: str, *, since: datetime
+) -> list[dg.AssetObservation]:
+    """The observations of the asset that the run made, or that were made for it, the newest first.
 
     Asked of the asset and not of the run: the SQLite storage keeps the two apart, and a kill may come between them.
     """
     newest = dg.AssetRecordsFilter(raw_key(table), after_timestamp=since.timestamp())
-    found = 0
+    found = []
     for record in instance.fetch_observations(newest, limit=_RUNS).records:
         seen = record.asset_observation
-        made_for = seen.metadata.get(RUN_ID) if seen is not None else None
-        found += record.event_log_entry.run_id == run_id or (made_for is not None and made_for.value == run_id)
+        if seen is None:
+            continue
+        made_for = seen.metadata.get(RUN_ID)
+        if record.event_log_entry.run_id == run_id or (made_for is not None and made_for.value == run_id):
+            found.append(seen)
     return found
 
 

@@ -96,6 +96,25 @@ def test_a_killed_run_is_ended_and_gets_its_audit_row_with_what_the_ledger_has(
     assert ended.status == dg.DagsterRunStatus.FAILURE
 
 
+def test_an_attempt_that_could_not_write_its_audit_row_gets_it_from_its_observation(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    world.rows(table, 5, ago=timedelta(hours=30))
+    match = ".append ['MigrationAuditLog']"
+    world.tenant.faults.add("engine", "status", match=match, times=None, status=400)
+    result = dagster.materialize(table, (world.now - timedelta(hours=30)).date().isoformat())
+    assert not result.success
+    (observation,) = dagster.observations(table)
+    assert world.audits(table) == []
+    world.tenant.faults.clear()
+    assert settle(world, dagster) == [result.run_id]
+    assert settle(world, dagster) == []
+    (row,) = world.audits(table)
+    for field in ("TableName", "Status", "FailureReason", "RecordCount"):
+        assert row[field] == observation.metadata[field].value
+    assert len(dagster.observations(table)) == 1
+
+
 def test_asked_again_nothing_is_written_a_second_time(world: World, dagster: Dagster, table: str) -> None:
     run = killed_run(dagster, world.catalogue[table])
     assert settle(world, dagster) == [run.run_id]
