@@ -15,7 +15,10 @@ from defender_adx_pipeline.migration.errors import ConfigurationError, NotConfir
 from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.loading import Progress
 from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline_tests.migration.own_world import shared_world, unused_tables
 from defender_adx_pipeline_tests.migration.world import World
+
+__all__ = ["shared_world", "unused_tables"]
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)

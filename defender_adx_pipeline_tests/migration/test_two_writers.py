@@ -12,7 +12,10 @@ from defender_adx_pipeline.migration.attempt import Asked, Migration
 from defender_adx_pipeline.migration.errors import ContentionError
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
 from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline_tests.migration.own_world import shared_world, unused_tables
 from defender_adx_pipeline_tests.migration.world import World
+
+__all__ = ["shared_world", "unused_tables"]
 
 HOUR = timedelta(hours=1)
 
