@@ -279,10 +279,20 @@ class Migration:
         try:
             self.state.append_audit(row, once=self._audit_id)
         except AdxError as error:
-            why = f"{reason}; the audit row could not be written: {error}".removeprefix("; ")
-            self._observe(replace(row, status="Failed", failure_reason=why), tally)
-            raise
+            if not self._is_audited():
+                why = f"{reason}; the audit row could not be written: {error}".removeprefix("; ")
+                self._observe(replace(row, status="Failed", failure_reason=why), tally)
+                raise
         self._observe(row, tally)
+
+    def _is_audited(self) -> bool:
+        """Whether the row was written although no reply said so; unknown is no."""
+        if self._audit_id is None:
+            return False
+        try:
+            return self.state.has_audit(self._audit_id)
+        except AdxError:
+            return False
 
     def _add_usage(self, tally: Tally, started: float, before: CallUsage) -> None:
         used = self._hunting.usage - before

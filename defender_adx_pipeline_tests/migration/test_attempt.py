@@ -11,6 +11,7 @@ from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.instants import to_text, utc_now
 from defender_adx_pipeline.local.faults import Fault
 from defender_adx_pipeline.migration.attempt import Asked
+from defender_adx_pipeline.migration.audit import audit_id
 from defender_adx_pipeline.migration.configuration import NOT_LOADED
 from defender_adx_pipeline.migration.errors import LostRowsError, NotConfirmedError, SurplusError
 from defender_adx_pipeline.migration.ledger import RunIdentity
@@ -320,3 +321,14 @@ def test_every_attempt_is_observed_once_with_its_audit_row(world: World, table: 
 
 def _asked(table: str, window: Window | None) -> Asked:
     return Asked(table, RunIdentity("test", "none"), window)
+
+
+def test_an_audit_row_that_is_there_counts_as_written_though_every_reply_got_lost(world: World, table: str) -> None:
+    world.rows(table, 5, ago=3 * HOUR)
+    seen: list[str] = []
+    migration = world.migration(observe=lambda row, _: seen.append(row.status))
+    migration._audit_id = audit_id("every reply lost", table)
+    world.tenant.faults.add("engine", "lost_reply", match=".append ['MigrationAuditLog']", times=None)
+    migration.sync(_asked(table, None))
+    assert world.tenant.faults.fired() > 1
+    assert seen == world.statuses(table) == ["Success"]
