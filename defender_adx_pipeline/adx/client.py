@@ -40,6 +40,7 @@ from defender_adx_pipeline.adx.errors import (
     AdxThrottledError,
     AdxUnreachableError,
     PartialResultError,
+    no_token,
     partial_result,
     translate,
 )
@@ -288,17 +289,26 @@ class AdxClient:
         Raises:
             AdxError: the last attempt's.
         """
-        renewed = False
+        renewed = to_renew = False
+
+        def attempt() -> _T:
+            nonlocal to_renew
+            if to_renew and self._renew_token:
+                try:
+                    self._renew_token()
+                except Exception as error:
+                    raise no_token(error, f"database {self.database}, a new token after a refused one") from error
+                to_renew = False
+            return call()
 
         def may_repeat(error: BaseException) -> bool:
-            nonlocal renewed
+            nonlocal renewed, to_renew
             if isinstance(error, AdxUnreachableError):
                 return repeatable or error.never_ran
             if isinstance(error, PartialResultError):
                 return repeatable and error.transient
             if isinstance(error, AdxAuthenticationError) and error.rejected and self._renew_token and not renewed:
-                renewed = True
-                self._renew_token()
+                renewed = to_renew = True
                 return True
             return isinstance(error, AdxThrottledError)
 
@@ -323,7 +333,7 @@ class AdxClient:
             before_sleep=tell,
             reraise=True,
         )
-        return retrying(call)
+        return retrying(attempt)
 
     def _what(self, kind: str, text: str) -> str:
         """The statement as the beginning of an error message: enough of it to name the table, not the data in it."""

@@ -200,9 +200,19 @@ def _retry_after(response: Any) -> float | None:
     return float(value) if re.fullmatch(r"\d{1,6}(\.\d+)?", value) else None
 
 
-def _unauthenticated(error: KustoAuthenticationError, what: str) -> AdxAuthenticationError:
-    reason = without_secrets(str(error.exception))
+def no_token(error: BaseException, what: str) -> AdxError:
+    """The error for a token that could not be had, out of what the token provider raised."""
+    reason = without_secrets(str(error))
+    # The providers' own errors say whether asking again is any use (`action`); they belong to no module known here.
+    if getattr(error, "action", None) == "retry":
+        return AdxUnreachableError(
+            f"{what}: no token for the cluster for the moment: {reason} It was not carried out.", never_ran=True
+        )
     return AdxAuthenticationError(f"{what}: no token for the cluster: {reason}. Check the AZURE_* settings.")
+
+
+def _unauthenticated(error: KustoAuthenticationError, what: str) -> AdxError:
+    return no_token(error.exception, what)
 
 
 def _partial(error: KustoMultiApiError, what: str) -> PartialResultError:

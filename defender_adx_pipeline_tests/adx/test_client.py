@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -267,6 +268,50 @@ def test_a_refused_token_is_renewed_once_also_for_a_command_that_is_not_idempote
             client.query("T")
     assert tokens == ["old", "new1", "new2"]
     assert len(server.requests) == 4
+
+
+class SignInDownError(Exception):
+    """As a token provider raises it: asking again may help."""
+
+    action = "retry"
+
+
+def failing_first(token: str, error: Exception) -> Callable[[], str]:
+    answers = iter([error])
+
+    def provide() -> str:
+        if (failure := next(answers, None)) is not None:
+            raise failure
+        return token
+
+    return provide
+
+
+def test_a_sign_in_that_is_down_for_a_moment_is_asked_again_since_nothing_was_sent(server, dataset, pauses):
+    server.answers = [(200, dataset([[1]], LONG))]
+    provider = failing_first("good", SignInDownError("Entra ID is out of order."))
+    with AdxClient(server.url, "defender", token_provider=provider, sleep=pauses.append) as client:
+        assert client.command(".append T <| x", idempotent=False) == [{"x": 1}]
+    assert (len(pauses), len(server.requests)) == (1, 1)
+
+
+def test_a_sign_in_that_refuses_is_not_asked_again(server, pauses):
+    provider = failing_first("good", ValueError("the client secret is wrong"))
+    with (
+        AdxClient(server.url, "defender", token_provider=provider, sleep=pauses.append) as client,
+        pytest.raises(AdxAuthenticationError, match="the client secret is wrong"),
+    ):
+        client.query("T")
+    assert (pauses, server.requests) == ([], [])
+
+
+def test_a_sign_in_that_is_down_when_a_token_is_renewed_is_asked_again(server, dataset, pauses):
+    server.answers = [(401, {}), (200, dataset([[1]], LONG))]
+    renew = failing_first("new", SignInDownError("Entra ID is out of order."))
+    options = {"token_provider": lambda: "old", "renew_token": renew, "sleep": pauses.append}
+    with AdxClient(server.url, "defender", **options) as client:
+        assert client.command(".append T <| x", idempotent=False) == [{"x": 1}]
+    assert (len(pauses), len(server.requests)) == (2, 2)
 
 
 def test_throttling_that_does_not_end_is_an_error(server, client):

@@ -52,3 +52,12 @@ def test_a_message_that_the_service_loses_without_a_word_is_no_success(world: Wo
     world.tenant.faults.calm()
     world.sync(table, window)
     assert (world.statuses(table), world.difference(table)) == (["Failed", "Success"], (0, 0))
+
+
+@pytest.mark.parametrize("fault", ["bad_gateway", "gateway_timeout"])
+def test_a_gateway_that_gives_up_on_a_count_is_asked_again(world: World, table: str, fault: str) -> None:
+    world.rows(table, 20, ago=3 * HOUR)
+    world.tenant.faults.add("hunting", fault, match="summarize Rows")
+    world.sync(table, world.last(5))
+    assert world.tenant.faults.fired() == 1
+    assert (world.statuses(table), world.difference(table)) == (["Success"], (0, 0))
