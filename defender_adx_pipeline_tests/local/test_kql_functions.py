@@ -1,4 +1,6 @@
-"""KQL functions that the local tenant adds: hash, and text of many columns to hash."""
+"""KQL functions that the local tenant adds: hash, text of many columns to hash, and exact bins."""
+
+from datetime import datetime
 
 import duckdb
 import pytest
@@ -107,3 +109,27 @@ def test_a_bucket_of_any_text_lies_below_the_modulus(texts):
         buckets = rows(connection, "U | project hash(Text, 7)")
     assert len(buckets) == len(texts)
     assert all(bucket in range(7) for (bucket,) in buckets)
+
+
+@settings(max_examples=30)
+@given(
+    tick=st.integers(min_value=0, max_value=40 * 365 * 86_400 * 10**7),
+    size=st.sampled_from(
+        [("1microsecond", 10), ("1ms", 10**4), ("1s", 10**7), ("1h", 36 * 10**9), ("1d", 864 * 10**9)]
+    ),
+)
+def test_a_bin_of_a_datetime_loses_none_of_its_seven_digits(tick, size):
+    name, ticks = size
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE T AS SELECT make_timestamp_ns({tick * 100}) AS Ts")
+        ((start,),) = rows(connection, f"T | project bin(Ts, {name})")
+        ((expected,),) = connection.execute(f"SELECT make_timestamp({(tick // ticks) * ticks // 10})").fetchall()
+    assert datetime.fromisoformat(start).replace(tzinfo=None) == expected
+
+
+def test_a_row_just_before_a_full_hour_belongs_to_the_hour_before():
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE T AS SELECT TIMESTAMP_NS '2026-11-22 10:59:59.9999999' AS Ts")
+        assert rows(connection, "T | project bin(Ts, 1h), floor(Ts, 1s)") == [
+            ("2026-11-22T10:00:00Z", "2026-11-22T10:59:59Z")
+        ]
