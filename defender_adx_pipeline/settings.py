@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     defender_slice_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, le=45_000_000, description="Bytes that one answer should stay below."
     )
+    defender_snapshot_rows: int = Field(
+        95_000, ge=1, le=99_999, description="Rows that one call for a snapshot table may answer."
+    )
+    defender_snapshot_bytes: int = Field(
+        47_500_000, ge=1024, le=50_000_000, description="Bytes that one answer for a snapshot table should stay below."
+    )
     defender_tables_file: Path | None = Field(None, description="JSON with further tables, or changes to known ones.")
 
     @model_validator(mode="after")

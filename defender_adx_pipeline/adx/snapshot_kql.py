@@ -10,8 +10,8 @@ WindowEnd a microsecond later; its buckets are rows of Kind "Slice" with the sam
 from datetime import datetime, timedelta
 
 from defender_adx_pipeline.adx.kql import RECORDS
-from defender_adx_pipeline.adx.snapshot_views import SNAPSHOT_TIME
-from defender_adx_pipeline.adx.state_kql import LEDGER_VIEW, SNAPSHOTS_VIEW
+from defender_adx_pipeline.adx.state_kql import LEDGER, LEDGER_VIEW, SNAPSHOTS_VIEW
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
 from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_string
 
 INSTANT = timedelta(microseconds=1)
@@ -74,12 +74,12 @@ def rows_of_snapshot(destination_table: str, taken_at: datetime) -> str:
 
 
 def last_published_before(source_table: str, taken_at: datetime) -> str:
-    """The snapshot that was published last before an instant: one row, or none where there is none.
+    """The ledger row of the snapshot that was published last before an instant: one row, or none where there is none.
 
-    Columns as of `published`; `QueryableRows` is what a new count is compared with. It may be of the same day, and in
-    another DestinationTable than the one in force.
+    `QueryableRows` is what a new count is compared with, `Bytes` what its rows took in answers. It may be of the same
+    day, and in another DestinationTable than the one in force.
     """
     return (
-        f"{SNAPSHOTS_VIEW}\n| where SourceTable == {kql_string(source_table)}"
-        f" and SnapshotTime < {kql_datetime(taken_at)}\n| top 1 by SnapshotTime desc"
+        f"{LEDGER}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Snapshot' and State == 'Published'"
+        f" and WindowStart < {kql_datetime(taken_at)}\n| top 1 by WindowStart desc"
     )

@@ -12,11 +12,8 @@ from collections.abc import Mapping
 
 from defender_adx_pipeline.adx.kql import RECORDS
 from defender_adx_pipeline.adx.state_kql import SNAPSHOTS_VIEW
-from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
 from defender_adx_pipeline.quoting import kql_name, kql_string
-
-SNAPSHOT_TIME = "SnapshotTime"
-"""The field that the hunting query adds to every record of a snapshot: when it was taken."""
 
 # Every KQL keyword begins with a lower-case letter and KQL is case-sensitive, so these names need no quotes.
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9_]*")

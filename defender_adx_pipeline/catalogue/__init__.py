@@ -7,6 +7,7 @@ table is read or loaded. Adding a table is adding one record to `tables.json`; a
 
 from defender_adx_pipeline.catalogue.model import (
     KQL_TYPES,
+    SNAPSHOT_TIME,
     CatalogueError,
     Column,
     DefenderTable,
@@ -16,6 +17,7 @@ from defender_adx_pipeline.catalogue.reading import Catalogue, UnknownTableError
 
 __all__ = [
     "KQL_TYPES",
+    "SNAPSHOT_TIME",
     "Catalogue",
     "CatalogueError",
     "Column",

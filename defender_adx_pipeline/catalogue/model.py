@@ -9,6 +9,9 @@ TableKind = Literal["event", "snapshot"]
 KQL_TYPES = frozenset({"string", "datetime", "dynamic", "long", "int", "bool", "guid", "real", "decimal", "timespan"})
 """The scalar types a column may have ("Scalar data types" in the Kusto docs)."""
 
+SNAPSHOT_TIME = "SnapshotTime"
+"""The field that every record of a snapshot has beside Defender's columns: when the snapshot was taken."""
+
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 

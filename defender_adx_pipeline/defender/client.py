@@ -194,6 +194,15 @@ class HuntingClient:
         with self._usage_lock:
             return self._usage
 
+    @property
+    def longest_timespan(self) -> str | None:
+        """The `timespan` under which a query sees all that a table has, whatever its `Timestamp`.
+
+        Graph hides rows older than 30 days when none is sent ("security: runHuntingQuery"), also those of a table that
+        keeps the state of now. The other two APIs take none and hide nothing.
+        """
+        return "P3650D" if self._api == "graph" else None
+
     def run(
         self,
         query: str,

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
 from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_timespan
 
 # Every KQL keyword begins with a lower-case letter and KQL is case-sensitive, so these names need no quotes.
@@ -21,6 +22,10 @@ _PLAIN = re.compile(r"[A-Z][A-Za-z0-9_]*")
 
 _ARGUMENTS = 60
 """Texts joined by one call: `strcat_delim()` takes 64 arguments, and it is not said whether the delimiter is one."""
+
+
+SAMPLED_ROWS = 2_000
+"""Rows that the size of a table's rows is guessed from."""
 
 
 def table_schema(table: str) -> str:
@@ -61,12 +66,9 @@ def window_rows(
         bucket: number and count of buckets, to read one of them.
         key: the columns that place a row in its bucket.
     """
-    query = _in_window(table, time_column, start, end)
-    if bucket is not None:
-        number, buckets = bucket
-        query += f" | where {bucket_number(key, buckets)} == {number:d}"
+    query = _in_window(table, time_column, start, end) + _in_bucket(bucket, key)
     if dynamic_columns:
-        query += " | extend " + ", ".join(f"{_name(name)} = tostring({_name(name)})" for name in dynamic_columns)
+        query += f" | extend {_as_text(dynamic_columns)}"
     return query
 
 
@@ -76,6 +78,43 @@ def bucket_counts(
     """Rows of the window by bucket: `Bucket` (long, 0 .. buckets - 1), `Rows` (long). Empty buckets are left out."""
     window = _in_window(table, time_column, start, end)
     return f"{window} | summarize Rows = count() by Bucket = {bucket_number(key, buckets)}"
+
+
+def snapshot_rows(
+    table: str,
+    taken_at: datetime,
+    dynamic_columns: Sequence[str] = (),
+    *,
+    bucket: tuple[int, int] | None = None,
+    key: Sequence[str] = (),
+) -> str:
+    """All rows that the table has now, or one bucket of them, each with `SnapshotTime`; else as `window_rows`."""
+    added = [f"{SNAPSHOT_TIME} = {kql_datetime(taken_at)}"]
+    if dynamic_columns:
+        added.append(_as_text(dynamic_columns))
+    return f"{_name(table)}{_in_bucket(bucket, key)} | extend {', '.join(added)}"
+
+
+def table_count(table: str) -> str:
+    """How many rows the table has now: one row, one column `Rows` (long)."""
+    return f"{_name(table)} | summarize Rows = count()"
+
+
+def table_size(table: str, columns: Sequence[str]) -> str:
+    """How many rows the table has now, and how long they are: one row, `Rows` (long), `TextLength` (real).
+
+    `TextLength` is the mean over some rows of the length of all values as text, quotation marks counted twice, as JSON
+    writes them. Null for a table without rows.
+    """
+    texts = _joined([f"tostring({_name(name)})" for name in columns])
+    escaped = f"""replace_string({texts}, '"', '""')"""
+    sample = f"{_name(table)} | take {SAMPLED_ROWS} | summarize avg(strlen({escaped}))"
+    return f"{table_count(table)} | extend TextLength = toscalar({sample})"
+
+
+def table_bucket_counts(table: str, *, key: Sequence[str], buckets: int) -> str:
+    """Rows that the table has now by bucket: as `bucket_counts`."""
+    return f"{_name(table)} | summarize Rows = count() by Bucket = {bucket_number(key, buckets)}"
 
 
 def bucket_number(key: Sequence[str], buckets: int) -> str:
@@ -99,6 +138,17 @@ def _in_window(table: str, time_column: str, start: datetime, end: datetime) -> 
         raise ValueError(f"{table}: the window [{start.isoformat()}, {end.isoformat()}) is empty; there is no query")
     column = _name(time_column)
     return f"{_name(table)} | where {column} >= {kql_datetime(start)} and {column} < {kql_datetime(end)}"
+
+
+def _in_bucket(bucket: tuple[int, int] | None, key: Sequence[str]) -> str:
+    if bucket is None:
+        return ""
+    number, buckets = bucket
+    return f" | where {bucket_number(key, buckets)} == {number:d}"
+
+
+def _as_text(columns: Sequence[str]) -> str:
+    return ", ".join(f"{_name(name)} = tostring({_name(name)})" for name in columns)
 
 
 def _joined(texts: Sequence[str]) -> str:

@@ -11,7 +11,8 @@ from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Catalogue, load_catalogue
 from defender_adx_pipeline.defender.client import HuntingClient
-from defender_adx_pipeline.migration.attempt import AuditCallback, Migration
+from defender_adx_pipeline.migration.attempt import Migration
+from defender_adx_pipeline.migration.auditing import AuditCallback
 from defender_adx_pipeline.migration.connections import adx_client
 from defender_adx_pipeline.migration.planner import EngineOptions
 from defender_adx_pipeline.migration.state import StateStore

@@ -1,24 +1,22 @@
 """One attempt at a window of a table, from counting to the audit row. `sync` is the whole of it.
 
 Here: the order of the steps and the verdict: success means that Defender's count is ADX's count. Every attempt leaves
-exactly one audit row, also when it fails. Not here: the steps themselves (`planner`, `loading`, `state`).
+exactly one audit row, also when it fails. Not here: the steps themselves (`planner`, `loading`, `state`), and those of
+a snapshot (`snapshot_attempt`).
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.client import AdxClient
-from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Catalogue
-from defender_adx_pipeline.defender.client import CallUsage, HuntingClient
+from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.instants import sort_key, utc_now
 from defender_adx_pipeline.migration import watermark
-from defender_adx_pipeline.migration.audit import AuditRow, AuditStatus, Tally
+from defender_adx_pipeline.migration.audit import Tally
+from defender_adx_pipeline.migration.auditing import INACTIVE, AuditCallback, Auditor, no_observer
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import compare
 from defender_adx_pipeline.migration.errors import (
@@ -34,10 +32,10 @@ from defender_adx_pipeline.migration.plan import Counts, Plan
 from defender_adx_pipeline.migration.planner import Clock, EngineOptions, Planner
 from defender_adx_pipeline.migration.scope import KEPT, readable, readable_since, tick_window
 from defender_adx_pipeline.migration.slices import DeadLetter
+from defender_adx_pipeline.migration.snapshot_attempt import SnapshotTaker
+from defender_adx_pipeline.migration.snapshot_planner import SnapshotPlanner
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.migration.windows import Window
-
-AuditCallback = Callable[[AuditRow, Tally], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,6 @@ class Asked:
     source_table: str
     run: RunIdentity
     window: Window | None
-
-
-def no_observer(row: AuditRow, tally: Tally) -> None:
-    """Tell nobody but the audit log."""
-    del row, tally
 
 
 class Migration:
@@ -81,17 +74,27 @@ class Migration:
         audit_id: str | None = None,
     ) -> None:
         self.state = StateStore(adx, catalogue)
-        self._audit_id = audit_id
         self._hunting = hunting_client
         self._adx = adx
         self._options = options
-        self._observe = observe
         self._clock = clock
         self._planner = Planner(
             hunting_client=hunting_client, adx=adx, loader=loader, state=self.state, options=options, clock=clock
         )
         self._driver = SliceDriver(
             adx=adx, loader=loader, state=self.state, confirm_timeout=options.confirm_timeout, clock=clock
+        )
+
+        self._snapshots = SnapshotTaker(
+            planner=SnapshotPlanner(
+                hunting_client=hunting_client, adx=adx, loader=loader, state=self.state, options=options, clock=clock
+            ),
+            driver=self._driver,
+            state=self.state,
+            clock=clock,
+        )
+        self._auditor = Auditor(
+            state=self.state, hunting_client=hunting_client, observe=observe, clock=clock, audit_id=audit_id
         )
 
     def sync(self, asked: Asked, tell: ProgressCallback = no_progress) -> Tally | None:
@@ -116,15 +119,18 @@ class Migration:
             As `sync`.
         """
         tally = Tally(window=asked.window)
-        with self._audited_failure(asked.source_table, tally):
+        with self._auditor.failure(asked.source_table, tally):
             configuration = self.state.configuration(asked.source_table)
             if configuration.is_active:
                 return self._extraction(asked, configuration, tally)
-        self._audit(asked.source_table, "Skipped", _INACTIVE, tally)
+        self._auditor.write(asked.source_table, "Skipped", INACTIVE, tally)
         return None
 
     def _extraction(self, asked: Asked, configuration: TableConfiguration, tally: Tally) -> Extraction:
         tally.watermark = configuration.watermark
+        if configuration.table.kind == "snapshot":
+            plan = self._snapshots.plan(configuration, asked.window, asked.run, tally)
+            return Extraction(plan, self._hunting, tally, sizes=self._snapshots.sizes)
         window, lost = self._window(configuration, asked.window, tally)
         tally.window = window
         plan = self._planner.plan(configuration, window, asked.run)
@@ -138,11 +144,14 @@ class Migration:
             As `sync`.
         """
         plan, tally = extraction.plan, extraction.tally
-        with self._audited_failure(plan.table, tally):
-            counts = self._load_until_equal(extraction, tell)
-            self._complete(plan, counts, tally)
-            self._object(plan, counts, extraction.lost)
-        self._audit(plan.table, "Success", "", tally)
+        with self._auditor.failure(plan.table, tally):
+            if plan.snapshot is not None:
+                self._snapshots.load(extraction, tell)
+            else:
+                counts = self._load_until_equal(extraction, tell)
+                self._complete(plan, counts, tally)
+                self._object(plan, counts, extraction.lost)
+        self._auditor.write(plan.table, "Success", "", tally)
         return tally
 
     def _now(self) -> datetime:
@@ -259,69 +268,11 @@ class Migration:
         if lost:
             raise LostRowsError(lost)
 
-    @contextmanager
-    def _audited_failure(self, source_table: str, tally: Tally) -> Iterator[None]:
-        """Count time and calls; write the audit row of a failure."""
-        started, before = time.monotonic(), self._hunting.usage
-        try:
-            yield
-        except BaseException as error:
-            self._add_usage(tally, started, before)
-            try:
-                self._audit(source_table, "Failed", _failure(source_table, error, tally), tally)
-            except AdxError as second:
-                error.add_note(f"The audit row could not be written either: {second}")
-            raise
-        self._add_usage(tally, started, before)
-
-    def _audit(self, source_table: str, status: AuditStatus, reason: str, tally: Tally) -> None:
-        row = AuditRow(source_table, self._clock(), status, reason, tally.loaded_rows)
-        try:
-            self.state.append_audit(row, once=self._audit_id)
-        except AdxError as error:
-            if not self._is_audited():
-                why = f"{reason}; the audit row could not be written: {error}".removeprefix("; ")
-                self._observe(replace(row, status="Failed", failure_reason=why), tally)
-                raise
-        self._observe(row, tally)
-
-    def _is_audited(self) -> bool:
-        """Whether the row was written although no reply said so; unknown is no."""
-        if self._audit_id is None:
-            return False
-        try:
-            return self.state.has_audit(self._audit_id)
-        except AdxError:
-            return False
-
-    def _add_usage(self, tally: Tally, started: float, before: CallUsage) -> None:
-        used = self._hunting.usage - before
-        tally.calls += used.calls
-        tally.retries += used.retries
-        tally.answer_bytes += used.bytes
-        tally.quota_wait += used.quota_wait
-        tally.seconds += time.monotonic() - started
-
     @staticmethod
     def _count_in(tally: Tally, counts: Counts) -> None:
         tally.expected_rows = counts.source_rows
         tally.queryable_rows = counts.destination_rows
         tally.rows_by_day = counts.destination_rows_by_day()
-
-
-_INACTIVE = (
-    "IsActive is false in MigrationConfiguration, so nothing was read. Append a row with IsActive true to move the"
-    " table again."
-)
-
-
-def _failure(table: str, error: BaseException, tally: Tally) -> str:
-    """What failed, and what is there all the same: an error of a client knows neither window nor what was loaded."""
-    what = (
-        f"{table} {tally.window or '(from its watermark on)'}: {tally.loaded_rows} rows of this attempt are confirmed"
-    )
-    stays = f" and kept, and the watermark is {tally.watermark}" if tally.watermark else " and kept"
-    return f"{what}{stays}. {type(error).__name__}: {error}"
 
 
 def _lost(table: str, lost: Window) -> str:

@@ -57,3 +57,11 @@ class DeadLetterError(MigrationError):
 
 class ContentionError(MigrationError):
     """Another run is loading the same rows of the same table. Nothing was loaded by this one."""
+
+
+class SnapshotNotTodayError(MigrationError):
+    """A snapshot of another day than today: Defender has the state of now alone. Nothing was read."""
+
+
+class SnapshotMismatchError(MigrationError):
+    """A snapshot that was read is not what Defender counted. It was not published; the one before is still served."""

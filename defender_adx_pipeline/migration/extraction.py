@@ -40,6 +40,7 @@ class Extraction:
             dynamic_columns=plan.dynamic_columns,
             key=plan.key_columns,
             sizes=self.sizes.of(plan.table),
+            taken_at=plan.snapshot.taken_at if plan.snapshot else None,
         )
         return reader.records(item)
 

@@ -11,6 +11,7 @@ from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount
 from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.slices import Slice
+from defender_adx_pipeline.migration.snapshots import Snapshot
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 
 
@@ -72,6 +73,8 @@ class Plan:
     dynamic_columns: tuple[str, ...] = field(default=())
     key_columns: tuple[str, ...] = field(default=())
     """Columns of the table in this tenant that place a row in its bucket."""
+    snapshot: Snapshot | None = None
+    """What the slices are buckets of; None for a window of an event table."""
 
     def expects_nothing(self, item: Slice) -> bool:
         """Whether nothing being left to load in a slice agrees with the counts: ADX has rows of it, or nobody has.
@@ -79,6 +82,9 @@ class Plan:
         An answer without rows where Defender counted some is no ground to close a slice: a blob of it that an earlier
         attempt queued may still land, beside those of another slice over the same rows.
         """
+        if self.snapshot is not None:
+            # Its rows may be gone meanwhile, and the count after it tells. Not so one that was sent before.
+            return item.slice_id not in self.resumed
         if item.slice_id in self.with_present_rows:
             return True
         if not any(part.source_rows for part in self.counts.bins if part.window.overlaps(item.window)):

@@ -48,6 +48,9 @@ class EngineOptions:
     overlap: timedelta = timedelta(hours=4)
     slice_rows: int = 50_000
     slice_bytes: int = 16 * 1024 * 1024
+    snapshot_rows: int = 95_000
+    """Rows of one bucket of a snapshot: 5 % below what an answer holds, since hashing does not spread rows evenly."""
+    snapshot_bytes: int = 47_500_000
     confirm_timeout: timedelta = timedelta(minutes=30)
     """How long a queued slice may take to become queryable. ADX batches a tagged blob alone, so mostly a minute."""
     rounds: int = 3
@@ -61,6 +64,8 @@ class EngineOptions:
             overlap=settings.defender_overlap,
             slice_rows=settings.defender_slice_rows,
             slice_bytes=settings.defender_slice_bytes,
+            snapshot_rows=settings.defender_snapshot_rows,
+            snapshot_bytes=settings.defender_snapshot_bytes,
         )
 
 

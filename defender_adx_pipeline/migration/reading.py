@@ -12,6 +12,7 @@ Parts that are split without asking have half the expected rows each, so they co
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from defender_adx_pipeline.catalogue import DefenderTable
@@ -85,10 +86,11 @@ class SliceReader:
 
     Args:
         client: the hunting client.
-        table: the table; it has a time column.
+        table: the table.
         dynamic_columns: columns of KQL type dynamic, asked for as text so that no layer in between alters them.
         key: columns that place a row in its bucket, where a microsecond has to be split.
         sizes: what is known of the table; learns from every answer.
+        taken_at: of a snapshot, whose slices are buckets of the table as it is; None for rows by their time.
     """
 
     def __init__(
@@ -99,12 +101,14 @@ class SliceReader:
         dynamic_columns: Sequence[str],
         key: Sequence[str],
         sizes: TableSizes,
+        taken_at: datetime | None = None,
     ) -> None:
         self._client = client
         self._table = table
         self._dynamic = tuple(dynamic_columns)
         self._key = tuple(key)
         self._sizes = sizes
+        self._taken_at = taken_at
 
     def records(self, item: Slice) -> Iterator[dict[str, Any]]:
         """Every record of the slice, once, in no particular order. One answer is held at a time.
@@ -150,18 +154,18 @@ class SliceReader:
         return answer
 
     def _run(self, part: _Part) -> Answer:
-        time_column = self._table.time_column
-        if time_column is None:
-            raise ValueError(f"{self._table.name} has no time column to read it by")
-        query = hunting.window_rows(
-            self._table.name,
-            time_column,
-            part.window.start,
-            part.window.end,
-            self._dynamic,
-            bucket=part.bucket,
-            key=self._key,
-        )
         context = QueryContext(table=self._table.name, purpose="read rows", window=str(part))
+        timespan = self._client.longest_timespan if self._taken_at else None
         with self._sizes.watching(self._client):
-            return self._client.run(query, context=context, tostring_columns=self._dynamic)
+            return self._client.run(
+                self._query(part), timespan=timespan, context=context, tostring_columns=self._dynamic
+            )
+
+    def _query(self, part: _Part) -> str:
+        name, time_column = self._table.name, self._table.time_column
+        if self._taken_at is not None:
+            return hunting.snapshot_rows(name, self._taken_at, self._dynamic, bucket=part.bucket, key=self._key)
+        if time_column is None:
+            raise ValueError(f"{name} has no time column to read it by")
+        start, end = part.window.start, part.window.end
+        return hunting.window_rows(name, time_column, start, end, self._dynamic, bucket=part.bucket, key=self._key)

@@ -11,11 +11,12 @@ Graph has been seen by nobody, so the service's own refusals count more than the
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from defender_adx_pipeline.defender.client import ROW_CAP, HuntingClient
 
 ANSWER_BYTES = 50_000_000
-_MARGIN = 0.8
+MARGIN = 0.8
 """Part of the ceiling that a part of a slice is cut for: rows of one table differ in size."""
 
 SMALL = 1_000
@@ -38,12 +39,16 @@ class TableSizes:
         rows: what a slice of it has at most.
         answer_bytes: the ceiling of an answer.
         small: rows that are asked for whatever was refused.
+        margin: part of the ceiling that may be asked for.
     """
 
-    def __init__(self, *, rows: int, answer_bytes: int = ANSWER_BYTES, small: int = SMALL) -> None:
+    def __init__(
+        self, *, rows: int, answer_bytes: int = ANSWER_BYTES, small: int = SMALL, margin: float = MARGIN
+    ) -> None:
         self._slice_rows = rows
         self._answer_bytes = answer_bytes
         self._small = small
+        self._margin = margin
         self._rows = 0.0
         self._bytes = 0.0
         self._limit = float("inf")
@@ -59,7 +64,7 @@ class TableSizes:
         """The most rows that should be asked for at once; at least one."""
         most = min(self._limit, self._cap - 1)
         if self._rows:
-            most = min(most, _MARGIN * self._answer_bytes * self._rows / self._bytes)
+            most = min(most, self._margin * self._answer_bytes * self._rows / self._bytes)
         return max(1, math.floor(most))
 
     def fits(self, rows: int) -> bool:
@@ -106,14 +111,22 @@ class Sizes:
         rows: what a slice has at most.
         answer_bytes: the ceiling of an answer.
         small: rows that are asked for whatever was refused.
+        margin: part of the ceiling that may be asked for.
     """
 
-    def __init__(self, *, rows: int = ROW_CAP, answer_bytes: int = ANSWER_BYTES, small: int = SMALL) -> None:
-        self._new = {"rows": rows, "answer_bytes": answer_bytes, "small": small}
+    def __init__(
+        self,
+        *,
+        rows: int = ROW_CAP,
+        answer_bytes: int = ANSWER_BYTES,
+        small: int = SMALL,
+        margin: float = MARGIN,
+    ) -> None:
+        self._new = partial(TableSizes, rows=rows, answer_bytes=answer_bytes, small=small, margin=margin)
         self._tables: dict[str, TableSizes] = {}
 
     def of(self, table: str) -> TableSizes:
         """What is known of a table."""
         if table not in self._tables:
-            self._tables[table] = TableSizes(**self._new)
+            self._tables[table] = self._new()
         return self._tables[table]

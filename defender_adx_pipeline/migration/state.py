@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from defender_adx_pipeline.adx import kql, state_kql
+from defender_adx_pipeline.adx import kql, snapshot_kql, state_kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.state_kql import AUDIT, CONFIGURATION, CONFIGURATION_VIEW, DEAD_LETTERS, LEDGER
 from defender_adx_pipeline.catalogue import Catalogue
@@ -20,7 +20,6 @@ from defender_adx_pipeline.instants import parse_instant, sort_key, to_text
 from defender_adx_pipeline.migration.audit import AuditRow, RunSlices, audit_from_row
 from defender_adx_pipeline.migration.configuration import (
     TableConfiguration,
-    check_kind,
     check_own_destination,
     check_watermark_column,
     configuration_from_row,
@@ -59,7 +58,6 @@ class StateStore:
                 " which adds a row for every table that has none, or append one yourself. (A view of the older"
                 " script leaves out inactive tables: there, set IsActive.)"
             )
-        check_kind(table)
         check_watermark_column(rows[0], table)
         check_own_destination(rows[0], every, self._catalogue)
         return configuration_from_row(rows[0], self._catalogue)
@@ -84,6 +82,19 @@ class StateStore:
         rows = self._adx.query(state_kql.ledger_row_size(source_table))
         total = rows[0] if rows else {}
         return total["Bytes"] / total["Rows"] if total.get("Rows") else None
+
+    def snapshots_of_day(self, source_table: str, day: datetime) -> list[dict[str, Any]]:
+        """The row in force of every snapshot that was begun on a day, the latest first."""
+        return self._adx.query(snapshot_kql.snapshots_of_day(source_table, day))
+
+    def snapshot_slices(self, source_table: str, taken_at: datetime) -> list[dict[str, Any]]:
+        """The row in force of every slice of a snapshot."""
+        return self._adx.query(snapshot_kql.snapshot_slices(source_table, taken_at))
+
+    def published_before(self, source_table: str, moment: datetime) -> dict[str, Any] | None:
+        """The ledger row of the snapshot that was published last before an instant, or None."""
+        rows = self._adx.query(snapshot_kql.last_published_before(source_table, moment))
+        return rows[0] if rows else None
 
     def append_ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Record states of slices and windows."""

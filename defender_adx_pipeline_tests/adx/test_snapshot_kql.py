@@ -343,7 +343,7 @@ def test_the_rows_of_a_snapshot_are_those_of_its_very_microsecond(snapshots: Sna
 def test_the_snapshot_before_is_the_last_one_published(snapshots: Snapshots, ledger: str) -> None:
     def before(moment: datetime) -> list[tuple[datetime, int]]:
         rows = snapshots.adx.query(snapshot_kql.last_published_before(ledger, moment))
-        return [(parse_instant(row["SnapshotTime"]), row["QueryableRows"]) for row in rows]
+        return [(parse_instant(row["WindowStart"]), row["QueryableRows"]) for row in rows]
 
     assert before(taken(2, 3)) == [(taken(2, 2), 22)]
     assert before(taken(2, 2)) == [(taken(1), 10)]

@@ -326,8 +326,8 @@ def _asked(table: str, window: Window | None) -> Asked:
 def test_an_audit_row_that_is_there_counts_as_written_though_every_reply_got_lost(world: World, table: str) -> None:
     world.rows(table, 5, ago=3 * HOUR)
     seen: list[str] = []
-    migration = world.migration(observe=lambda row, _: seen.append(row.status))
-    migration._audit_id = audit_id("every reply lost", table)
+    name = audit_id("every reply lost", table)
+    migration = world.migration(observe=lambda row, _: seen.append(row.status), audit_id=name)
     world.tenant.faults.add("engine", "lost_reply", match=".append ['MigrationAuditLog']", times=None)
     migration.sync(_asked(table, None))
     assert world.tenant.faults.fired() > 1

@@ -22,8 +22,9 @@ from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.retrying import RetryPolicy
 from defender_adx_pipeline.instants import to_text, utc_now
 from defender_adx_pipeline.local.source import distinct_columns
-from defender_adx_pipeline.migration.attempt import Asked, AuditCallback, Migration, no_observer
+from defender_adx_pipeline.migration.attempt import Asked, Migration
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.migration.auditing import AuditCallback, no_observer
 from defender_adx_pipeline.migration.connections import adx_client
 from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.planner import Clock, EngineOptions
@@ -62,7 +63,14 @@ class World:
             tables=tuple(self.catalogue[name] for name in tables or self.catalogue),
         )
 
-    def migration(self, *, clock: Clock = utc_now, observe: AuditCallback = no_observer, **options: Any) -> Migration:
+    def migration(
+        self,
+        *,
+        clock: Clock = utc_now,
+        observe: AuditCallback = no_observer,
+        audit_id: str | None = None,
+        **options: Any,
+    ) -> Migration:
         return Migration(
             hunting_client=self.hunting,
             adx=self.adx,
@@ -71,6 +79,7 @@ class World:
             options=replace(OPTIONS, **options),
             observe=observe,
             clock=clock,
+            audit_id=audit_id,
         )
 
     def sync(self, table: str, window: Window | None = None, **options: Any) -> Tally | None:

@@ -1,0 +1,232 @@
+"""Plans for snapshots: which one is gone on with, or how many buckets a new one is read in.
+
+Here: asking Defender for counts and the ledger for what is under way, and writing the plan down. Not here: windows of
+event tables (`planner`), and what the counts say afterwards (`snapshots`).
+
+Calls of Defender besides those that read buckets: the columns, the rows by bucket before and after, and for a table
+without a published snapshot its size. A table that fits into one answer is counted once, and then only read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from defender_adx_pipeline.adx import snapshot_kql
+from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline.adx.ingestion import SliceLoader
+from defender_adx_pipeline.catalogue import Column
+from defender_adx_pipeline.defender import hunting
+from defender_adx_pipeline.defender.client import HuntingClient
+from defender_adx_pipeline.defender.errors import QueryContext
+from defender_adx_pipeline.migration.configuration import TableConfiguration
+from defender_adx_pipeline.migration.counts import BinCount
+from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
+from defender_adx_pipeline.migration.plan import Counts, Plan
+from defender_adx_pipeline.migration.planner import Clock, EngineOptions, bucket_key
+from defender_adx_pipeline.migration.sizes import Sizes
+from defender_adx_pipeline.migration.slices import OPEN_STATES, Slice
+from defender_adx_pipeline.migration.snapshots import (
+    RESUMED_WITHIN,
+    Snapshot,
+    SnapshotState,
+    choose_buckets,
+    row_bytes,
+    snapshot_from_row,
+    snapshot_row,
+)
+from defender_adx_pipeline.migration.state import StateStore
+from defender_adx_pipeline.migration.windows import bin_floor
+
+
+class SnapshotPlanner:
+    """Makes plans for snapshots of one process step.
+
+    Attributes:
+        sizes: what the run learns about answers.
+    """
+
+    def __init__(
+        self,
+        *,
+        hunting_client: HuntingClient,
+        adx: AdxClient,
+        loader: SliceLoader,
+        state: StateStore,
+        options: EngineOptions,
+        clock: Clock,
+    ) -> None:
+        self._hunting = hunting_client
+        self._adx = adx
+        self._loader = loader
+        self._state = state
+        self._options = options
+        self._clock = clock
+        # Buckets are cut with their margin already, and cut once.
+        self.sizes = Sizes(rows=options.snapshot_rows, margin=1.0)
+
+    def plan(self, configuration: TableConfiguration, run: RunIdentity, now: datetime) -> Plan:
+        """Go on with the open snapshot of today, or begin one; written to the ledger as `Planned`.
+
+        Args:
+            configuration: the table.
+            run: who takes it.
+            now: the present, which becomes the SnapshotTime of a new one.
+
+        Raises:
+            HuntingError: Defender could not be asked; a count that failed is never zero.
+            AdxError: ADX could not be asked or written to.
+        """
+        self._loader.check_destination(configuration.destination_table)
+        today = self._of_today(configuration, now)
+        if today and today[0]["State"] == "Planned":
+            key = bucket_key(configuration.table, self._hunting.schema(configuration.table.name))
+            snapshot = snapshot_from_row(today[0], key)
+            # By another key, rows would be in other buckets than those that were read.
+            if snapshot.snapshot_id == today[0]["SliceId"] and now - RESUMED_WITHIN <= snapshot.taken_at:
+                return self._resume(configuration, snapshot.taken_up_again(snapshot.attempt + 1), run)
+        return self.begin(configuration, run, now)
+
+    def begin(self, configuration: TableConfiguration, run: RunIdentity, now: datetime) -> Plan:
+        """A new snapshot; those of the day that are open are given up, and nobody will see their rows.
+
+        Raises:
+            As `plan`.
+        """
+        table = configuration.table
+        columns = self._hunting.schema(table.name)
+        key = bucket_key(table, columns)
+        by_bucket, buckets = self._count_in_buckets(table.name, columns, key, now)
+        snapshot = Snapshot(
+            source_table=table.name,
+            destination_table=configuration.destination_table,
+            taken_at=now,
+            key=key,
+            buckets=buckets,
+            expected_rows=sum(by_bucket.values()),
+        )
+        slices = snapshot.slices(by_bucket)
+        present = self._clock()
+        rows = [
+            snapshot_row(
+                snapshot_from_row(row, ()),
+                run,
+                state="Failed",
+                now=present,
+                SliceId=row["SliceId"],
+                Reason=f"given up for the one of {now.isoformat()}",
+            )
+            for row in self._of_today(configuration, now)
+            if row["State"] == "Planned"
+        ]
+        rows.append(snapshot_row(snapshot, run, state="Planned", now=present))
+        rows += [slice_row(item, run, state="Planned", now=present) for item in slices]
+        self._state.append_ledger(rows)
+        return self._as_plan(configuration, snapshot, run, slices)
+
+    def count(self, plan: Plan) -> Mapping[int, int]:
+        """Rows that Defender has now, by bucket of the plan's snapshot; all in bucket 0 where there is one.
+
+        Raises:
+            HuntingError: Defender could not be asked.
+        """
+        buckets = plan.snapshot.buckets if plan.snapshot else 1
+        return self._by_bucket(plan.table, plan.key_columns, buckets)
+
+    def count_destination(self, plan: Plan) -> int:
+        """Rows of the plan's snapshot that can be queried in ADX."""
+        destination = plan.configuration.destination_table
+        (row,) = self._adx.query(snapshot_kql.rows_of_snapshot(destination, plan.window.start))
+        return int(row["Rows"] or 0)
+
+    def slices(self, plan: Plan) -> list[Slice]:
+        """The slices of the plan's snapshot as the ledger has them: what other runs read of it, too."""
+        return [slice_from_row(row) for row in self._state.snapshot_slices(plan.table, plan.window.start)]
+
+    def record(self, plan: Plan, state: SnapshotState, **facts: Any) -> None:
+        """Write down what became of a plan's snapshot: one row, there as a whole or not at all."""
+        if plan.snapshot is not None:
+            self._state.append_ledger([snapshot_row(plan.snapshot, plan.run, state=state, now=self._clock(), **facts)])
+
+    def _of_today(self, configuration: TableConfiguration, now: datetime) -> list[dict[str, Any]]:
+        """The row in force of every snapshot of today in this destination, the latest first."""
+        rows = self._state.snapshots_of_day(configuration.table.name, bin_floor(now, timedelta(days=1)))
+        return [row for row in rows if row["DestinationTable"] == configuration.destination_table]
+
+    def _resume(self, configuration: TableConfiguration, snapshot: Snapshot, run: RunIdentity) -> Plan:
+        rows = self._state.snapshot_slices(snapshot.source_table, snapshot.taken_at)
+        under_way = [item for item in map(slice_from_row, rows) if item.state in OPEN_STATES]
+        landed_ids = self._loader.landed(snapshot.destination_table, [item.slice_id for item in under_way])
+        # One that was killed between queueing and recording it has no row count of its own; its tag says it is there.
+        landed = tuple(
+            replace(item, received_rows=item.received_rows or item.expected_rows)
+            for item in under_way
+            if item.slice_id in landed_ids
+        )
+        resumed = tuple(item.planned_again() for item in under_way if item.slice_id not in landed_ids)
+        now = self._clock()
+        written = [snapshot_row(snapshot, run, state="Planned", now=now)]
+        written += [slice_row(item, run, state="Planned", now=now) for item in resumed]
+        written += [slice_row(item, run, state="Confirmed", now=now, Reason="tag already there") for item in landed]
+        self._state.append_ledger(written)
+        plan = self._as_plan(configuration, snapshot, run, resumed)
+        return replace(plan, resumed=frozenset(item.slice_id for item in resumed), landed=landed)
+
+    def _as_plan(
+        self, configuration: TableConfiguration, snapshot: Snapshot, run: RunIdentity, slices: Sequence[Slice]
+    ) -> Plan:
+        columns = self._hunting.schema(snapshot.source_table)
+        window = snapshot.window
+        counted = BinCount(window, snapshot.expected_rows, 0)
+        return Plan(
+            configuration=configuration,
+            run=run,
+            counts=Counts(window, window.length, (counted,)),
+            slices=tuple(slices),
+            dynamic_columns=tuple(column.name for column in columns if column.type == "dynamic"),
+            key_columns=snapshot.key,
+            snapshot=snapshot,
+        )
+
+    def _count_in_buckets(
+        self, table: str, columns: Sequence[Column], key: Sequence[str], now: datetime
+    ) -> tuple[Mapping[int, int], int]:
+        """Rows by bucket, and how many buckets. The latest snapshot is the first guess: tables change slowly."""
+        before = self._state.published_before(table, now)
+        rows = int((before or {}).get("QueryableRows") or 0)
+        size = int((before or {}).get("Bytes") or 0) / rows if rows else 0.0
+        if not size:
+            rows, size = self._size(table, columns)
+            buckets = self._choose(rows, size)
+            return ({0: rows}, 1) if buckets == 1 else (self._by_bucket(table, key, buckets), buckets)
+        buckets = self._choose(rows, size)
+        by_bucket = self._by_bucket(table, key, buckets)
+        if all(self._choose(count, size) == 1 for count in by_bucket.values()):
+            return by_bucket, buckets
+        more = max(buckets + 1, self._choose(sum(by_bucket.values()), size))
+        return self._by_bucket(table, key, more), more
+
+    def _choose(self, rows: int, size: float) -> int:
+        options = self._options
+        return choose_buckets(
+            rows, most_rows=options.snapshot_rows, most_bytes=options.snapshot_bytes, bytes_per_row=size
+        )
+
+    def _size(self, table: str, columns: Sequence[Column]) -> tuple[int, float]:
+        """Rows of the table, and about what one takes in an answer."""
+        query = hunting.table_size(table, [column.name for column in columns])
+        row = self._ask(table, query, "size of the table")[0]
+        return int(row["Rows"]), row_bytes(columns, float(row["TextLength"] or 0.0))
+
+    def _by_bucket(self, table: str, key: Sequence[str], buckets: int) -> Mapping[int, int]:
+        if buckets == 1:
+            return {0: int(self._ask(table, hunting.table_count(table), "count rows")[0]["Rows"])}
+        rows = self._ask(table, hunting.table_bucket_counts(table, key=key, buckets=buckets), "count rows by bucket")
+        return {int(row["Bucket"]): int(row["Rows"]) for row in rows}
+
+    def _ask(self, table: str, query: str, purpose: str) -> list[dict[str, Any]]:
+        # Its answer is small whatever the table: a gateway that gives up on it is asked again: nothing splits it.
+        context = QueryContext(table=table, purpose=purpose, splittable=False)
+        with self.sizes.of(table).watching(self._hunting):
+            answer = self._hunting.run(query, timespan=self._hunting.longest_timespan, context=context)
+        return list(answer.take_records())
