@@ -68,16 +68,17 @@ class Views:
             if name in within or name not in text or name in tables:
                 continue
             if parameters:
+                if not _places(name, text):
+                    continue
                 inner = self._prepare(body, (*within, name))
                 signatures.update(dict.fromkeys(inner.functions))
                 signatures[f"function {name}({parameters}) {{ {inner.text} }}"] = None
                 levels.append(inner.level)
                 reads.append(inner.reads)
                 continue
-            pattern = re.compile(_NAME.format(name=re.escape(name)))
-            if pattern.search(text):
+            if _places(name, text):
                 reads.append(self._ensure(name, body, (*within, name)))
-                text = pattern.sub(f'["{name}"]', text) if _is_called(name, text) else text
+                text = _as_name(name, text) if _is_called(name, text) else text
         level = max(_level(text), *levels, key=_LEVEL_ORDER.index) if levels else _level(text)
         return Prepared(_replace_calls(text), level, tuple(signatures), tuple(reads))
 
@@ -134,6 +135,22 @@ def qualified(cursor: duckdb.DuckDBPyConnection, sql: str, level: Level) -> str:
         lambda match: f"{match[1]} {level}.main.{match[2]}" if match[2] in known else match[0],
         sql,
     )
+
+
+def _places(name: str, text: str) -> list[re.Match[str]]:
+    """Where a query names something: an audit row may quote a name, and means nothing by it."""
+    blanked = outside_literals(text)
+    found = re.finditer(_NAME.format(name=re.escape(name)), text)
+    return [match for match in found if blanked[match.start()] == text[match.start()]]
+
+
+def _as_name(name: str, text: str) -> str:
+    """The query with every call of a function without parameters as the name of its view."""
+    out, end = [], 0
+    for match in _places(name, text):
+        out += [text[end : match.start()], f'["{name}"]']
+        end = match.end()
+    return "".join((*out, text[end:]))
 
 
 def _is_called(name: str, text: str) -> bool:

@@ -100,6 +100,13 @@ def test_a_function_calls_others_with_parameters_and_reads_ingestion_times_in_th
     assert configured.rows("Since('DeviceInfo', now() + 1h) | count") == [[0]]
 
 
+def test_a_text_that_quotes_the_call_of_a_function_stays_the_text(configured):
+    configured.command(".create-or-alter function Quoted() { MigrationConfiguration }")
+    said = "look at Quoted() or ['Quoted'], which serves it"
+    rows = configured.rows(f'Quoted() | take 1 | project Said = "{said}" | where Said contains "Quoted()"')
+    assert rows == [[said]]
+
+
 def test_hidden_columns_do_not_show_unless_asked_for(configured):
     shown = configured.rows("MigrationConfiguration | where ingestion_time() > ago(1d)")
     assert len(shown) == 2
