@@ -14,6 +14,8 @@ STATEMENTS := $(BUILD)/statements.jsonl
 
 # Tests that need more than Python have targets of their own.
 ONLY_PYTHON := not azurite and not browser and not kills
+# A module stays in one process, since its tests share a tenant.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
 RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
 
 .DEFAULT_GOAL := help
@@ -35,7 +37,7 @@ ui: $(INSTALLED) ## Dagster's web page over the local tenant of the demo, with t
 test: $(INSTALLED) ## All tests that need nothing but Python
 	@mkdir -p $(BUILD)
 	@rm -f $(STATEMENTS)
-	$(RECORDED) $(BIN)/pytest -m "$(ONLY_PYTHON)"
+	$(RECORDED) $(BIN)/pytest -m "$(ONLY_PYTHON)" $(PARALLEL)
 
 check: format lint types test azurite kql ## Everything that has to pass before a change lands
 

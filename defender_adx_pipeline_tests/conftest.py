@@ -58,8 +58,9 @@ class Statements:
     def append_to(self, path: Path) -> None:
         """Append the record to a file of JSON lines."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in self._lines)
+        # In one write: several processes of tests may end at the same moment.
+        with path.open("ab", buffering=0) as file:
+            file.write("".join(line + "\n" for line in self._lines).encode())
 
     def _add(self, line: Mapping[str, Any]) -> None:
         self._lines[json.dumps(line, ensure_ascii=False)] = None

@@ -27,6 +27,8 @@ add_functions()
 
 # ANTLR's parser shares caches between instances that were not written for threads; parsing holds the GIL anyway.
 _TRANSLATING = threading.Lock()
+_EVERY_TABLE = re.compile(r"\bunion\b[^|]*\*|\b(?:find|search)\b")
+"""What reads tables that it does not name."""
 
 _SQL_STRING = re.compile(r"'(?:[^']|'')*'")
 _SQL_NAME = re.compile(r'"((?:[^"]|"")*)"')
@@ -127,8 +129,7 @@ def translate(
             if parameters:
                 translated = _to_sql(text, tuple(functions), schema, dict(parameters))
             else:
-                known = tuple((table, tuple(columns)) for table, columns in schema.items())
-                translated = _to_sql_again(text, tuple(functions), known)
+                translated = _to_sql_again(text, tuple(functions), _named(schema, text, functions))
     except KqlSyntaxError as error:
         raise KqlFailure(_syntax_message(text, error)) from error
     except KqlSchemaError as error:
@@ -216,7 +217,7 @@ def _to_sql(text: str, functions: tuple[str, ...], schema: Schema, parameters: d
     )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _to_sql_again(text: str, functions: tuple[str, ...], schema: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
     """The same for a query without parameters: views are translated anew in every database, and parsing is slow."""
     return _to_sql(text, functions, {table: list(columns) for table, columns in schema})
@@ -313,6 +314,13 @@ def _binding_message(text: str, message: str) -> str:
     if column:
         return _unresolved(text, column["name"], "column or scalar expression")
     return f"Semantic error: {message.splitlines()[0]} {_FIX}"
+
+
+def _named(schema: Schema, text: str, functions: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The tables whose names occur: what the SQL follows from, so that another database gives the same."""
+    said = "\n".join((text, *functions)).casefold()
+    every = _EVERY_TABLE.search(said) is not None
+    return tuple((table, tuple(columns)) for table, columns in schema.items() if every or table.casefold() in said)
 
 
 def _syntax_message(text: str, error: KqlSyntaxError) -> str:
