@@ -16,7 +16,7 @@ from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.defender.client import HuntingClient
-from defender_adx_pipeline.defender.errors import QueryContext
+from defender_adx_pipeline.defender.errors import QueryContext, TooLargeError
 from defender_adx_pipeline.instants import parse_instant, sort_key, utc_now
 from defender_adx_pipeline.migration import planning
 from defender_adx_pipeline.migration.configuration import TableConfiguration
@@ -27,7 +27,7 @@ from defender_adx_pipeline.migration.plan import Counts, Plan
 from defender_adx_pipeline.migration.sizes import Sizes
 from defender_adx_pipeline.migration.slices import OPEN_STATES, Slice
 from defender_adx_pipeline.migration.state import StateStore
-from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline.migration.windows import Window, bin_floor
 from defender_adx_pipeline.settings import Settings
 
 CLOCK_SKEW = timedelta(hours=1)
@@ -204,10 +204,27 @@ class Planner:
         return Counts(window, grain, compare(window, grain, source, destination))
 
     def count_source(self, configuration: TableConfiguration, window: Window, grain: timedelta) -> dict[datetime, int]:
-        """Rows per bin in Defender."""
+        """Rows per bin in Defender. A count that is refused as too large a query is taken in halves, cut between bins.
+
+        Raises:
+            TooLargeError: a single bin was refused.
+        """
+        try:
+            return self._count_source_once(configuration, window, grain)
+        except TooLargeError:
+            middle = bin_floor(window.start + window.length / 2, grain)
+            if middle <= window.start:
+                raise
+        halves = Window(window.start, middle), Window(middle, window.end)
+        first, second = (self.count_source(configuration, half, grain) for half in halves)
+        return first | second
+
+    def _count_source_once(
+        self, configuration: TableConfiguration, window: Window, grain: timedelta
+    ) -> dict[datetime, int]:
         table = configuration.table
         query = hunting.time_counts(table.name, table.time_column or "", window.start, window.end, grain)
-        # Its answer is small whatever the window: a gateway that gives up on it is asked again: nothing splits it.
+        # Its answer is small whatever the window: a gateway that gives up on it is asked again; nothing splits it.
         context = QueryContext(table=table.name, purpose="count rows", window=str(window), splittable=False)
         with self.sizes.of(table.name).watching(self._hunting):
             answer = self._hunting.run(query, context=context)

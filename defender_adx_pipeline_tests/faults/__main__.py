@@ -8,7 +8,7 @@ import orjson
 
 from defender_adx_pipeline_tests.faults import cases_peers, matrix
 from defender_adx_pipeline_tests.faults.bench import open_bench
-from defender_adx_pipeline_tests.kills import run_kills
+from defender_adx_pipeline_tests.kills import run_kills, tell
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,25 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.reference:
         with open_bench() as bench:
-            return 0 if cases_peers.compare_all(bench, say) else 1
+            return 0 if cases_peers.compare_all(bench, tell) else 1
     cases = matrix.chosen(matrix.all_cases(), subset=chosen.subset, only=chosen.only)
     if chosen.list:
-        say("\n".join(matrix.listed(cases)))
+        tell("\n".join(matrix.listed(cases)))
         return 0
-    sums = matrix.run_cases(cases, say)
+    sums = matrix.run_cases(cases, tell)
     if chosen.kills:
-        say("-- kill -9 at random points")
-        sums.add_kills(run_kills(chosen.kills, seed=7, say=say))
+        tell("-- kill -9 at random points")
+        sums.add_kills(run_kills(chosen.kills, seed=7, say=tell))
     for objection in sums.objections:
-        say(objection)
-    say(orjson.dumps(sums.facts()).decode())
+        tell(objection)
+    tell(orjson.dumps(sums.facts()).decode())
     return 0 if sums.ok else 1
-
-
-def say(text: str) -> None:
-    """A line, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

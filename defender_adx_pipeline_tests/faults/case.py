@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from defender_adx_pipeline_tests.faults.bench import Bench
+from defender_adx_pipeline_tests.faults.bench import RUN_SECONDS, Bench
 
 Expect = Literal["exact", "loud_then_exact", "loud", "skipped"]
 """What explains a case: a run that is exact at once; one that fails, and the next one is exact; runs that fail as often
 as the fault is there, and one without it that is exact; a run that leaves the table alone and says so."""
+
+AddsUp = Literal["yes", "at least", "no"]
 
 TABLE = "DeviceLogonEvents"
 ROWS = 360
@@ -51,10 +53,14 @@ class Case:
     """With a script: how many of its runs have to fail; None: it does not matter which side of a race wins."""
     lost: int = 0
     """Rows that cannot be had, and that a failure has to tell of."""
-    adds_up: bool = True
-    """Whether the audit rows add up to the rows in ADX: not where somebody else adds or removes rows."""
+    adds_up: AddsUp = "yes"
+    """Whether the audit rows add up to the rows in ADX. Not where somebody else adds or removes rows. At least to them
+    where two attempts may send one slice at the same time: ADX takes one of the two blobs, both see the slice
+    confirmed, and nobody can tell whose it was."""
     patience: float | None = None
     """Seconds for which the hunting client bears being throttled; half a minute at this clock unless said."""
+    seconds: float = RUN_SECONDS
+    """What a run may take; beyond that it hangs."""
     whole: bool = False
     """Left out of the subset."""
     processes: bool = False
@@ -73,7 +79,7 @@ def play(bench: Bench, case: Case) -> Course:
     """Empty the bench, put the rows there, arm the faults, and do the runs."""
     course = Course()
     bench.reset(case.tables)
-    bench.pace.patience = case.patience
+    bench.pace.patience, bench.run_seconds = case.patience, case.seconds
     case.rows(bench)
     if case.arm is not None:
         case.arm(bench)

@@ -131,6 +131,7 @@ def _ties() -> Iterator[Case]:
         name="300,000 rows at one time",
         group=GROUP,
         rows=_with(_same_instant(300_000), _large_slices),
+        seconds=900.0,
         whole=True,
     )
     yield Case(

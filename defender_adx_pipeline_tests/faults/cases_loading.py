@@ -159,16 +159,16 @@ def _afterwards() -> Iterator[Case]:
         worker("late", first=2, give_up=1.0, seconds=3.0),
         script=then(Bench.drain, _drop_tags),  # type: ignore[arg-type]
         failures=1,
-        adds_up=False,  # without its tag nobody can tell which attempt had loaded it
+        adds_up="no",  # without its tag nobody can tell which attempt had loaded it
     )
-    yield _case("all rows are removed from ADX", None, script=then(_purge(None)), failures=0, adds_up=False)
-    yield _case("an extent is removed from ADX", None, script=then(_purge(1)), failures=0, adds_up=False)
+    yield _case("all rows are removed from ADX", None, script=then(_purge(None)), failures=0, adds_up="no")
+    yield _case("an extent is removed from ADX", None, script=then(_purge(1)), failures=0, adds_up="no")
     yield _case(
         "an extent is removed from ADX, and late rows came",
         None,
         script=then(_purge(1), _LATE),
         failures=0,
-        adds_up=False,
+        adds_up="no",
     )
     yield _case(
         "a record above 1 MiB",

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from defender_adx_pipeline.adx.errors import AdxError
-from defender_adx_pipeline.defender.errors import HuntingError
+from defender_adx_pipeline.defender.errors import HuntingError, TooLargeError
 from defender_adx_pipeline.instants import to_text, utc_now
 from defender_adx_pipeline.local.faults import Fault
 from defender_adx_pipeline.migration.attempt import Asked
@@ -332,3 +332,21 @@ def test_an_audit_row_that_is_there_counts_as_written_though_every_reply_got_los
     migration.sync(_asked(table, None))
     assert world.tenant.faults.fired() > 1
     assert seen == world.statuses(table) == ["Success"]
+
+
+def test_a_count_that_is_refused_as_too_large_is_taken_in_halves(world: World, table: str) -> None:
+    world.rows(table, 50, ago=20 * HOUR, step=timedelta(minutes=20))
+    refused = world.tenant.faults.add("hunting", "preempted", match="count() by Bin", times=3)
+    tally = world.sync(table, world.last(30 * 24))
+    assert tally is not None
+    assert (world.difference(table), tally.expected_rows, refused.times) == ((0, 0), 50, 3)
+
+
+def test_a_count_that_is_refused_for_ever_fails_after_few_calls(world: World, table: str) -> None:
+    world.tenant.faults.add("hunting", "too_large", match="count() by Bin", times=None)
+    before = world.hunting_calls(0)
+    with pytest.raises(TooLargeError, match="count rows"):
+        world.sync(table, world.last(30 * 24))
+    # Ten halvings make thirty days an hour; the schema is asked for, too.
+    assert world.hunting_calls(before) <= 13
+    assert world.statuses(table) == ["Failed"]
