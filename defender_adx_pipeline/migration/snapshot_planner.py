@@ -216,7 +216,8 @@ class SnapshotPlanner:
         """Rows of the table, and about what one takes in an answer."""
         query = hunting.table_size(table, [column.name for column in columns])
         row = self._ask(table, query, "size of the table")[0]
-        return int(row["Rows"]), row_bytes(columns, float(row["TextLength"] or 0.0))
+        # Without rows there is no mean, and Defender leaves columns without a value out of its answers.
+        return int(row["Rows"]), row_bytes(columns, float(row.get("TextLength") or 0.0))
 
     def _by_bucket(self, table: str, key: Sequence[str], buckets: int) -> Mapping[int, int]:
         if buckets == 1:
