@@ -11,6 +11,7 @@ from defender_adx_pipeline.catalogue.model import (
     CatalogueError,
     Column,
     DefenderTable,
+    Paging,
     TableKind,
 )
 from defender_adx_pipeline.catalogue.reading import Catalogue, UnknownTableError, load_catalogue
@@ -22,6 +23,7 @@ __all__ = [
     "CatalogueError",
     "Column",
     "DefenderTable",
+    "Paging",
     "TableKind",
     "UnknownTableError",
     "load_catalogue",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 TableKind = Literal["event", "snapshot"]
+Paging = Literal["hash", "row_number"]
 
 KQL_TYPES = frozenset({"string", "datetime", "dynamic", "long", "int", "bool", "guid", "real", "decimal", "timespan"})
 """The scalar types a column may have ("Scalar data types" in the Kusto docs)."""
@@ -49,6 +50,9 @@ class DefenderTable:
     """Columns that Defender changes after the row was written: never part of an identity."""
     undocumented_columns: tuple[Column, ...] = ()
     """Columns seen in tenants although the page does not list them."""
+    paging: Paging = "hash"
+    """How a snapshot table is read in parts: `hash` in buckets by its identity, for all that have one. `row_number` in
+    pages of its rows in one fixed order, for a table that none of its columns tell apart and that seldom changes."""
     preview: bool = False
     deprecated: str | None = None
     mde_api: bool = False
@@ -107,6 +111,12 @@ class DefenderTable:
     def _check_references(self) -> None:
         if self.kind not in ("event", "snapshot"):
             raise CatalogueError(f"table {self.name}: kind {self.kind!r} is neither 'event' nor 'snapshot'")
+        if self.paging not in ("hash", "row_number"):
+            raise CatalogueError(f"table {self.name}: paging {self.paging!r} is neither 'hash' nor 'row_number'")
+        if self.paging == "row_number" and self.kind == "event":
+            raise CatalogueError(
+                f"table {self.name}: paging 'row_number' is for snapshot tables; an event table is read by its time"
+            )
         if self.kind == "event" and self.time_column is None:
             raise CatalogueError(f"table {self.name}: an event table needs a time column")
         if self.time_column is not None and self._types.get(self.time_column) != "datetime":

@@ -18,6 +18,7 @@ _FIELDS = {
     "identity",
     "identity_source",
     "mutable_columns",
+    "paging",
     "preview",
     "deprecated",
     "mde_api",

@@ -8,13 +8,17 @@ key is made of the columns that name a row. A row keeps those for ever, while ot
 (`EmailEvents.LatestDeliveryLocation`), so no row can move from a bucket that is still to be read into one that was
 read, or back. It is `hash_xxhash64()` and not `hash()`, because a bucket may be read again days later by another query,
 and the Kusto docs promise the same algorithm for `hash()` within one query only. Both give 0 .. buckets - 1.
+
+A table without a key is read in pages: the rows between two row numbers in the order of all its columns. Rows that are
+equal in all of them may change places, which changes no page. A row that comes or goes moves all later ones by a place,
+so each page is compared with what it held when all were counted, by the sum of a hash of each row's text.
 """
 
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column
 from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_timespan
 
 # Every KQL keyword begins with a lower-case letter and KQL is case-sensitive, so these names need no quotes.
@@ -23,6 +27,11 @@ _PLAIN = re.compile(r"[A-Z][A-Za-z0-9_]*")
 _ARGUMENTS = 60
 """Texts joined by one call: `strcat_delim()` takes 64 arguments, and it is not said whether the delimiter is one."""
 
+_HASHES = 2**31 - 1
+"""Values of a row's hash: the docs give its modulus the type int, and sums of them stay far below a long's end."""
+
+_SORTED_AS_TEXT = frozenset({"bool", "dynamic", "guid"})
+""""sort operator": values by which rows are sorted are numbers, dates, times or text."""
 
 SAMPLED_ROWS = 2_000
 """Rows that the size of a table's rows is guessed from."""
@@ -117,6 +126,39 @@ def table_bucket_counts(table: str, *, key: Sequence[str], buckets: int) -> str:
     return f"{_name(table)} | summarize Rows = count() by Bucket = {bucket_number(key, buckets)}"
 
 
+def page_contents(table: str, columns: Sequence[Column], rows: int) -> str:
+    """Pages of so many rows each, the last one of fewer: `After` (long), `Rows` (long), `Content` (long).
+
+    `After` is how many rows come before the page, `Content` the sum of its rows' hashes, as `page_rows` gives them.
+    """
+    number = _unused("RowNumber", columns)
+    return (
+        f"{_name(table)}{_numbered(columns, number)}"
+        f" | summarize Rows = count(), Content = sum({_row_hash(columns)}) by After = bin({number} - 1, {rows:d})"
+    )
+
+
+def page_rows(table: str, taken_at: datetime, columns: Sequence[Column], first: int, last: int) -> str:
+    """The rows with the numbers from `first` to `last`, counted from 1, in the order of all columns.
+
+    Each with `SnapshotTime` and, in the column `row_hash_column` names, the hash of its text; else as `window_rows`.
+    """
+    number = _unused("RowNumber", columns)
+    added = [f"{SNAPSHOT_TIME} = {kql_datetime(taken_at)}", f"{row_hash_column(columns)} = {_row_hash(columns)}"]
+    dynamic_columns = [column.name for column in columns if column.type == "dynamic"]
+    if dynamic_columns:
+        added.append(_as_text(dynamic_columns))
+    return (
+        f"{_name(table)}{_numbered(columns, number)} | where {number} between ({first:d} .. {last:d})"
+        f" | project-away {number} | extend {', '.join(added)}"
+    )
+
+
+def row_hash_column(columns: Sequence[Column]) -> str:
+    """What `page_rows` calls the hash of a row: none of the table's own columns."""
+    return _unused("RowHash", columns)
+
+
 def bucket_number(key: Sequence[str], buckets: int) -> str:
     """An expression for the bucket of a row, 0 .. buckets - 1. Equal keys are in one bucket; null counts as empty.
 
@@ -145,6 +187,26 @@ def _in_bucket(bucket: tuple[int, int] | None, key: Sequence[str]) -> str:
         return ""
     number, buckets = bucket
     return f" | where {bucket_number(key, buckets)} == {number:d}"
+
+
+def _numbered(columns: Sequence[Column], number: str) -> str:
+    keys = (
+        f"tostring({_name(column.name)}) asc" if column.type in _SORTED_AS_TEXT else f"{_name(column.name)} asc"
+        for column in columns
+    )
+    return f" | order by {', '.join(keys)} | extend {number} = row_number()"
+
+
+def _row_hash(columns: Sequence[Column]) -> str:
+    return f"hash_xxhash64({_joined([f'tostring({_name(column.name)})' for column in columns])}, {_HASHES:d})"
+
+
+def _unused(name: str, columns: Sequence[Column]) -> str:
+    """A name that no column has in any casing."""
+    taken = {column.name.casefold() for column in columns}
+    while name.casefold() in taken:
+        name += "_"
+    return name
 
 
 def _as_text(columns: Sequence[str]) -> str:

@@ -59,6 +59,14 @@ class ContentionError(MigrationError):
     """Another run is loading the same rows of the same table. Nothing was loaded by this one."""
 
 
+class TableChangedError(MigrationError):
+    """A page of a table without a key is not what it was when the pages were counted. It was not loaded."""
+
+
+class PagingLimitError(MigrationError):
+    """A table without a key has more pages than are read in one fixed order. Nothing was read or changed."""
+
+
 class SnapshotNotTodayError(MigrationError):
     """A snapshot of another day than today: Defender has the state of now alone. Nothing was read."""
 

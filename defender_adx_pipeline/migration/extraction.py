@@ -41,6 +41,7 @@ class Extraction:
             key=plan.key_columns,
             sizes=self.sizes.of(plan.table),
             taken_at=plan.snapshot.taken_at if plan.snapshot else None,
+            pages=plan.pages,
         )
         return reader.records(item)
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount
 from defender_adx_pipeline.migration.ledger import RunIdentity
+from defender_adx_pipeline.migration.paging import Pages
 from defender_adx_pipeline.migration.slices import Slice
 from defender_adx_pipeline.migration.snapshots import Snapshot
 from defender_adx_pipeline.migration.windows import Window, bin_floor
@@ -75,6 +76,8 @@ class Plan:
     """Columns of the table in this tenant that place a row in its bucket."""
     snapshot: Snapshot | None = None
     """What the slices are buckets of; None for a window of an event table."""
+    pages: Pages | None = None
+    """What the slices are instead, where the snapshot is read by row number."""
 
     def expects_nothing(self, item: Slice) -> bool:
         """Whether nothing being left to load in a slice agrees with the counts: ADX has rows of it, or nobody has.

@@ -7,6 +7,7 @@ bounds and its tag never change. Not here: what fits (`sizes`), and cutting wind
 The calls are bounded. A part is asked for once; halves of a refused part are other queries. Parts of one depth are
 disjoint, and one that is refused holds more than an answer may, so at most rows / answer of them are refused at each
 depth; each refusal leads to two parts more. Depths: 31 halvings make an hour a microsecond, and `DOUBLINGS` follow.
+A page of a table without a key is halved by row number instead, down to a row.
 Parts that are split without asking have half the expected rows each, so they come to what fits in a few steps.
 """
 
@@ -21,6 +22,7 @@ from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.errors import QueryContext, TooLargeError
 from defender_adx_pipeline.defender.wire import Answer
 from defender_adx_pipeline.migration.errors import UnsplittableError
+from defender_adx_pipeline.migration.paging import Pages, Span
 from defender_adx_pipeline.migration.sizes import TableSizes
 from defender_adx_pipeline.migration.slices import Bucket, Slice
 from defender_adx_pipeline.migration.windows import Window
@@ -43,10 +45,14 @@ class _Part:
     """What it is a half of."""
     cause: TooLargeError | None = None
     """Why it was split, where Defender refused it."""
+    span: Span | None = None
+    """Which rows by number, where the table is read so."""
     received: int = 0
     is_split: bool = False
 
     def __str__(self) -> str:
+        if self.span is not None:
+            return f"{self.window} {self.span}"
         return f"{self.window}" if self.bucket is None else f"{self.window} {self.bucket}"
 
     @property
@@ -58,11 +64,17 @@ class _Part:
 
     @property
     def can_be_split(self) -> bool:
+        if self.span is not None:
+            return self.span.halves() is not None
         return self.doublings < DOUBLINGS or self.window.halves() is not None
 
     def halves(self) -> "tuple[_Part, _Part]":
         """Two parts that share its rows out between them."""
         self.is_split = True
+        spans = self.span.halves() if self.span else None
+        if spans is not None:
+            first, second = (_Part(self.window, self.bucket, span.rows, whole=self, span=span) for span in spans)
+            return first, second
         # Their best guess is half: which half has more, only its answer tells.
         rows = (self.expected + 1) // 2
         windows = self.window.halves()
@@ -91,6 +103,7 @@ class SliceReader:
         key: columns that place a row in its bucket, where a microsecond has to be split.
         sizes: what is known of the table; learns from every answer.
         taken_at: of a snapshot, whose slices are buckets of the table as it is; None for rows by their time.
+        pages: of a snapshot that is read by row number, what its slices are.
     """
 
     def __init__(
@@ -102,6 +115,7 @@ class SliceReader:
         key: Sequence[str],
         sizes: TableSizes,
         taken_at: datetime | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self._client = client
         self._table = table
@@ -109,15 +123,24 @@ class SliceReader:
         self._key = tuple(key)
         self._sizes = sizes
         self._taken_at = taken_at
+        self._pages = pages
 
     def records(self, item: Slice) -> Iterator[dict[str, Any]]:
         """Every record of the slice, once, in no particular order. One answer is held at a time.
 
         Raises:
             UnsplittableError: more rows of one identity at one microsecond than an answer may hold.
+            TableChangedError: after the last record of a page, when it is not what was counted.
             HuntingError: Defender refused or failed, after the client's own tries.
         """
-        parts = [_Part(item.window, item.bucket, item.source_rows)]
+        if self._pages is None:
+            yield from self._read(_Part(item.window, item.bucket, item.source_rows))
+        else:
+            span = self._pages.span(item)
+            yield from self._pages.verified(item, self._read(_Part(item.window, item.bucket, span.rows, span=span)))
+
+    def _read(self, whole: _Part) -> Iterator[dict[str, Any]]:
+        parts = [whole]
         while parts:
             part = parts.pop()
             if part.is_split:
@@ -164,6 +187,8 @@ class SliceReader:
     def _query(self, part: _Part) -> str:
         name, time_column = self._table.name, self._table.time_column
         if self._taken_at is not None:
+            if self._pages is not None and part.span is not None:
+                return hunting.page_rows(name, self._taken_at, self._pages.columns, *part.span)
             return hunting.snapshot_rows(name, self._taken_at, self._dynamic, bucket=part.bucket, key=self._key)
         if time_column is None:
             raise ValueError(f"{name} has no time column to read it by")

@@ -12,7 +12,12 @@ from datetime import datetime, timedelta
 from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline.migration.audit import Tally
 from defender_adx_pipeline.migration.configuration import TableConfiguration
-from defender_adx_pipeline.migration.errors import DeadLetterError, SnapshotMismatchError, SnapshotNotTodayError
+from defender_adx_pipeline.migration.errors import (
+    DeadLetterError,
+    SnapshotMismatchError,
+    SnapshotNotTodayError,
+    TableChangedError,
+)
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.loading import ProgressCallback, SliceDriver
@@ -84,10 +89,7 @@ class SnapshotTaker:
         for attempt in range(1, _TRIES + 1):
             plan = extraction.plan
             tally.loaded_rows += sum(item.received_rows or item.expected_rows for item in plan.landed)
-            dead_letters = self._driver.drive(extraction, tell)
-            if dead_letters:
-                self._keep_dead_letters(plan, dead_letters)
-            objection = self._compare(plan, tally)
+            objection = self._drive(extraction, tell) or self._compare(plan, tally)
             if not objection:
                 return
             self._planner.record(plan, "Failed", Reason=objection)
@@ -98,6 +100,16 @@ class SnapshotTaker:
             again = self._planner.begin(plan.configuration, plan.run, now)
             _count_in(tally, again)
             extraction = extraction.with_plan(again)
+
+    def _drive(self, extraction: Extraction, tell: ProgressCallback) -> str:
+        """Load the slices; what is wrong with a page of them, if one is not what was counted."""
+        try:
+            dead_letters = self._driver.drive(extraction, tell)
+        except TableChangedError as error:
+            return str(error)
+        if dead_letters:
+            self._keep_dead_letters(extraction.plan, dead_letters)
+        return ""
 
     def _now(self) -> datetime:
         """The present, never later than ADX's, so that a day has begun by both clocks."""
@@ -128,6 +140,9 @@ class SnapshotTaker:
     def _verdict(self, plan: Plan, slices: list[Slice]) -> Verdict:
         before = {item.bucket.number if item.bucket else 0: item.expected_rows for item in slices}
         received = {item.bucket.number if item.bucket else 0: item.received_rows for item in slices}
+        # Every page was held to its count when it was read: this is the table as it was then, whatever came after.
+        if plan.pages is not None:
+            return judge(before, received, before)
         # One answer holds the table as it was at one moment: equal to the count before, there was nothing in between.
         if plan.snapshot is not None and plan.snapshot.buckets == 1 and received == before:
             return judge(before, received, before)

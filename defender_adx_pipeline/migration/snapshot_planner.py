@@ -5,6 +5,7 @@ event tables (`planner`), and what the counts say afterwards (`snapshots`).
 
 Calls of Defender besides those that read buckets: the columns, the rows by bucket before and after, and for a table
 without a published snapshot its size. A table that fits into one answer is counted once, and then only read.
+Pages of a table without a key are counted before alone: each is compared while it is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import Any
 from defender_adx_pipeline.adx import snapshot_kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
-from defender_adx_pipeline.catalogue import Column
+from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.errors import QueryContext
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
+from defender_adx_pipeline.migration.paging import Pages, pages_of
 from defender_adx_pipeline.migration.plan import Counts, Plan
 from defender_adx_pipeline.migration.planner import Clock, EngineOptions, bucket_key
 from defender_adx_pipeline.migration.sizes import Sizes
@@ -31,6 +33,7 @@ from defender_adx_pipeline.migration.snapshots import (
     Snapshot,
     SnapshotState,
     choose_buckets,
+    fitting_rows,
     row_bytes,
     snapshot_from_row,
     snapshot_row,
@@ -74,17 +77,17 @@ class SnapshotPlanner:
             now: the present, which becomes the SnapshotTime of a new one.
 
         Raises:
+            PagingLimitError: a table that is read by row number has too many pages.
             HuntingError: Defender could not be asked; a count that failed is never zero.
             AdxError: ADX could not be asked or written to.
         """
         self._loader.check_destination(configuration.destination_table)
         today = self._of_today(configuration, now)
         if today and today[0]["State"] == "Planned":
-            key = bucket_key(configuration.table, self._hunting.schema(configuration.table.name))
-            snapshot = snapshot_from_row(today[0], key)
-            # By another key, rows would be in other buckets than those that were read.
+            snapshot, pages = self._open(configuration.table, today[0])
+            # By another key, rows would be in other buckets than those that were read; so in pages of other rows.
             if snapshot.snapshot_id == today[0]["SliceId"] and now - RESUMED_WITHIN <= snapshot.taken_at:
-                return self._resume(configuration, snapshot.taken_up_again(snapshot.attempt + 1), run)
+                return self._resume(configuration, snapshot.taken_up_again(snapshot.attempt + 1), run, pages)
         return self.begin(configuration, run, now)
 
     def begin(self, configuration: TableConfiguration, run: RunIdentity, now: datetime) -> Plan:
@@ -95,8 +98,15 @@ class SnapshotPlanner:
         """
         table = configuration.table
         columns = self._hunting.schema(table.name)
-        key = bucket_key(table, columns)
-        by_bucket, buckets = self._count_in_buckets(table.name, columns, key, now)
+        pages = None
+        if table.paging == "row_number":
+            pages = self._count_pages(table.name, columns, self._rows_of_page(table.name, columns, now))
+            pages.check_number()
+            key = tuple(column.name for column in columns)
+            by_bucket, buckets = pages.rows_by_page, len(pages.rows_by_page)
+        else:
+            key = bucket_key(table, columns)
+            by_bucket, buckets = self._count_in_buckets(table.name, columns, key, now)
         snapshot = Snapshot(
             source_table=table.name,
             destination_table=configuration.destination_table,
@@ -104,6 +114,7 @@ class SnapshotPlanner:
             key=key,
             buckets=buckets,
             expected_rows=sum(by_bucket.values()),
+            content=pages.content if pages else "",
         )
         slices = snapshot.slices(by_bucket)
         present = self._clock()
@@ -122,7 +133,7 @@ class SnapshotPlanner:
         rows.append(snapshot_row(snapshot, run, state="Planned", now=present))
         rows += [slice_row(item, run, state="Planned", now=present) for item in slices]
         self._state.append_ledger(rows)
-        return self._as_plan(configuration, snapshot, run, slices)
+        return self._as_plan(configuration, snapshot, run, slices, pages)
 
     def count(self, plan: Plan) -> Mapping[int, int]:
         """Rows that Defender has now, by bucket of the plan's snapshot; all in bucket 0 where there is one.
@@ -153,7 +164,21 @@ class SnapshotPlanner:
         rows = self._state.snapshots_of_day(configuration.table.name, bin_floor(now, timedelta(days=1)))
         return [row for row in rows if row["DestinationTable"] == configuration.destination_table]
 
-    def _resume(self, configuration: TableConfiguration, snapshot: Snapshot, run: RunIdentity) -> Plan:
+    def _open(self, table: DefenderTable, row: Mapping[str, Any]) -> tuple[Snapshot, Pages | None]:
+        """The snapshot of a ledger row as it would be now, and its pages as they are now."""
+        columns = self._hunting.schema(table.name)
+        if table.paging == "hash":
+            return snapshot_from_row(row, bucket_key(table, columns)), None
+        snapshot = snapshot_from_row(row, [column.name for column in columns])
+        # All pages but the last have as many rows as a page may have.
+        known = map(slice_from_row, self._state.snapshot_slices(table.name, snapshot.taken_at))
+        size = max((item.expected_rows for item in known), default=1)
+        pages = self._count_pages(table.name, columns, size)
+        return replace(snapshot, content=pages.content), pages
+
+    def _resume(
+        self, configuration: TableConfiguration, snapshot: Snapshot, run: RunIdentity, pages: Pages | None
+    ) -> Plan:
         rows = self._state.snapshot_slices(snapshot.source_table, snapshot.taken_at)
         under_way = [item for item in map(slice_from_row, rows) if item.state in OPEN_STATES]
         landed_ids = self._loader.landed(snapshot.destination_table, [item.slice_id for item in under_way])
@@ -169,11 +194,16 @@ class SnapshotPlanner:
         written += [slice_row(item, run, state="Planned", now=now) for item in resumed]
         written += [slice_row(item, run, state="Confirmed", now=now, Reason="tag already there") for item in landed]
         self._state.append_ledger(written)
-        plan = self._as_plan(configuration, snapshot, run, resumed)
+        plan = self._as_plan(configuration, snapshot, run, resumed, pages)
         return replace(plan, resumed=frozenset(item.slice_id for item in resumed), landed=landed)
 
     def _as_plan(
-        self, configuration: TableConfiguration, snapshot: Snapshot, run: RunIdentity, slices: Sequence[Slice]
+        self,
+        configuration: TableConfiguration,
+        snapshot: Snapshot,
+        run: RunIdentity,
+        slices: Sequence[Slice],
+        pages: Pages | None,
     ) -> Plan:
         columns = self._hunting.schema(snapshot.source_table)
         window = snapshot.window
@@ -186,15 +216,14 @@ class SnapshotPlanner:
             dynamic_columns=tuple(column.name for column in columns if column.type == "dynamic"),
             key_columns=snapshot.key,
             snapshot=snapshot,
+            pages=pages,
         )
 
     def _count_in_buckets(
         self, table: str, columns: Sequence[Column], key: Sequence[str], now: datetime
     ) -> tuple[Mapping[int, int], int]:
         """Rows by bucket, and how many buckets. The latest snapshot is the first guess: tables change slowly."""
-        before = self._state.published_before(table, now)
-        rows = int((before or {}).get("QueryableRows") or 0)
-        size = int((before or {}).get("Bytes") or 0) / rows if rows else 0.0
+        rows, size = self._last(table, now)
         if not size:
             rows, size = self._size(table, columns)
             buckets = self._choose(rows, size)
@@ -205,6 +234,26 @@ class SnapshotPlanner:
             return by_bucket, buckets
         more = max(buckets + 1, self._choose(sum(by_bucket.values()), size))
         return self._by_bucket(table, key, more), more
+
+    def _last(self, table: str, now: datetime) -> tuple[int, float]:
+        """Rows of the snapshot that was published last, and what one took in an answer; zeros without any."""
+        before = self._state.published_before(table, now)
+        rows = int((before or {}).get("QueryableRows") or 0)
+        return rows, int((before or {}).get("Bytes") or 0) / rows if rows else 0.0
+
+    def _rows_of_page(self, table: str, columns: Sequence[Column], now: datetime) -> int:
+        """How many rows of a table fit into an answer."""
+        _, size = self._last(table, now)
+        if not size:
+            _, size = self._size(table, columns)
+        return fitting_rows(
+            most_rows=self._options.snapshot_rows, most_bytes=self._options.snapshot_bytes, bytes_per_row=size
+        )
+
+    def _count_pages(self, table: str, columns: Sequence[Column], size: int) -> Pages:
+        """The pages of a table as they are now."""
+        counted = self._ask(table, hunting.page_contents(table, columns, size), "count rows by page")
+        return pages_of(table, columns, size, counted)
 
     def _choose(self, rows: int, size: float) -> int:
         options = self._options

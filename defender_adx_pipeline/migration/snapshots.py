@@ -47,14 +47,16 @@ class Snapshot:
     buckets: int
     expected_rows: int
     """Rows that Defender counted before it was read."""
+    content: str = ""
+    """Of one that is read in pages by row number: what the pages held when they were counted."""
     attempt: int = 1
     """How often a run has taken it up."""
 
     @property
     def snapshot_id(self) -> str:
-        """32 hexadecimal digits. Buckets by another key or of another number would be another snapshot."""
+        """32 hexadecimal digits. Other buckets or pages, or pages of other rows, would be another snapshot."""
         name = f"{self.source_table}/{self.destination_table}/{self.taken_at.isoformat()}/{self.buckets}"
-        return uuid.uuid5(_NAMESPACE, "/".join((name, *self.key))).hex
+        return uuid.uuid5(_NAMESPACE, "/".join((name, *self.key, *filter(None, (self.content,))))).hex
 
     @property
     def day(self) -> str:
@@ -158,6 +160,11 @@ def choose_buckets(rows: int, *, most_rows: int, most_bytes: int, bytes_per_row:
     """
     fitting = min(float(most_rows), most_bytes / max(bytes_per_row, 1.0))
     return max(1, math.ceil(rows / max(1.0, fitting)))
+
+
+def fitting_rows(*, most_rows: int, most_bytes: int, bytes_per_row: float) -> int:
+    """How many rows a page has at most; at least one. Arguments as for `choose_buckets`."""
+    return max(1, math.floor(min(float(most_rows), most_bytes / max(bytes_per_row, 1.0))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,12 @@ def test_a_file_changes_only_what_it_names_of_a_shipped_table(tmp_path: Path) ->
     assert load_catalogue()["AlertEvidence"].identity == ()
 
 
+def test_a_snapshot_table_without_a_key_is_read_by_row_number_where_a_file_says_so(tmp_path: Path) -> None:
+    catalogue = load_catalogue(written(tmp_path, {"name": "DeviceTvmHardwareFirmware", "paging": "row_number"}))
+    assert catalogue["DeviceTvmHardwareFirmware"].paging == "row_number"
+    assert {table.paging for table in load_catalogue().values()} == {"hash"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -103,6 +109,8 @@ def test_a_file_changes_only_what_it_names_of_a_shipped_table(tmp_path: Path) ->
         ({"columns": {}}, "no columns"),
         ({"colour": "red"}, "unknown fields colour"),
         ({"columns": ["Timestamp"]}, "mapping"),
+        ({"paging": "row_number"}, "'row_number' is for snapshot tables"),
+        ({"paging": "cursor", "kind": "snapshot"}, "neither 'hash' nor 'row_number'"),
     ],
 )
 def test_a_bad_record_is_refused_with_file_table_and_field(
