@@ -346,7 +346,8 @@ def test_the_snapshot_before_is_the_last_one_published(snapshots: Snapshots, led
         return [(parse_instant(row["WindowStart"]), row["QueryableRows"]) for row in rows]
 
     assert before(taken(2, 3)) == [(taken(2, 2), 22)]
-    assert before(taken(2, 2)) == [(taken(1), 10)]
+    assert before(taken(2, 2)) == [(taken(2, 1), 21)]
+    assert before(taken(2)) == [(taken(1), 10)]
     assert before(taken(1)) == []
 
 

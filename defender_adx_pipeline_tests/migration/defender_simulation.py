@@ -87,8 +87,16 @@ class Defender:
     """Rows of the answers that were whole."""
     counts: list[str] = field(default_factory=list)
 
-    def run(self, query: str, *, context: QueryContext, tostring_columns: Sequence[str] = ()) -> Answer:
+    def run(
+        self,
+        query: str,
+        *,
+        timespan: str | None = None,
+        context: QueryContext,
+        tostring_columns: Sequence[str] = (),
+    ) -> Answer:
         """What `HuntingClient.run` does."""
+        assert timespan is None, "rows of a window are those that the query names"
         del tostring_columns
         match = _QUERY.fullmatch(query)
         assert match, f"not a query of the pipeline: {query}"
