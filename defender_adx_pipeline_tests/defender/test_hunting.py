@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from defender_adx_pipeline.catalogue import Column
 from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.quoting import InvalidNameError
 from defender_adx_pipeline_tests.conftest import Statements
@@ -50,6 +51,28 @@ def test_a_key_of_very_many_columns_is_joined_in_calls_that_kql_takes(statements
     assert [expression.count(f"tostring({name})") for name in columns] == [1] * 150
     statements.add_table("defender", "Wide", dict.fromkeys(columns, "string"))
     statements.add("defender", f"Wide | where {expression} == 1")
+
+
+def test_pages_are_counted_and_read_in_the_order_of_every_column(statements: Statements) -> None:
+    columns = [Column("ReportId", "long"), Column("rowhash", "bool"), Column("RowNumber", "dynamic")]
+    order = "T | order by ReportId asc, tostring(['rowhash']) asc, tostring(RowNumber) asc | extend RowNumber_ ="
+    content = (
+        "hash_xxhash64(strcat_delim(\"|\", tostring(ReportId), tostring(['rowhash']), tostring(RowNumber)), 2147483647)"
+    )
+    counted, read = hunting.page_contents("T", columns, 1000), hunting.page_rows("T", START, columns, 1001, 2000)
+    assert counted == (
+        f"{order} row_number()"
+        f" | summarize Rows = count(), Content = sum({content}) by After = bin(RowNumber_ - 1, 1000)"
+    )
+    assert read == (
+        f"{order} row_number() | where RowNumber_ between (1001 .. 2000) | project-away RowNumber_"
+        f" | extend SnapshotTime = datetime(2026-08-01T00:00:00.000000Z), RowHash_ = {content},"
+        " RowNumber = tostring(RowNumber)"
+    )
+    assert hunting.row_hash_column(columns) == "RowHash_"
+    statements.add_table("defender", "T", {column.name: column.type for column in columns})
+    for query in (counted, read):
+        statements.add("defender", query)
 
 
 def test_rows_without_a_column_to_tell_them_apart_have_no_buckets() -> None:
