@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +24,7 @@ import pytest
 
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.state_kql import AUDIT, LEDGER_VIEW
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
 from defender_adx_pipeline.cli.tenancy import dagster_environment
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, raw_key
 from defender_adx_pipeline.defs.launch import event_tables
@@ -37,13 +38,17 @@ from defender_adx_pipeline.local.tenant import LocalTenant
 from defender_adx_pipeline.migration.connections import Database, open_database
 from defender_adx_pipeline.migration.scope import readable_since
 from defender_adx_pipeline_tests.faults.calls import HuntingCalls
+from defender_adx_pipeline_tests.faults.engine_runs import engine_run
 from defender_adx_pipeline_tests.faults.pace import Pace, hurried
+from defender_adx_pipeline_tests.faults.served import Watched
+from defender_adx_pipeline_tests.faults.watching import SnapshotWatch
 from defender_adx_pipeline_tests.migration.world import World
 
 LABEL = "defender_adx/label"
 CLOCK = 2000.0
 """How much faster than real time the quota's windows and the waits of the hunting client go."""
 SLICE_ROWS = 100
+SNAPSHOT_ROWS = 80
 RUN_SECONDS = 90.0
 """A run that takes longer hangs, unless its case says that it is a large one."""
 DRAIN_SECONDS = 60.0
@@ -68,6 +73,8 @@ class Ran:
     rows_there: int = 0
     audits: list[dict[str, Any]] = field(default_factory=list)
     """Audit rows that are there since the run before."""
+    watched: list[Watched] = field(default_factory=list)
+    """The snapshot tables among the tables of the run."""
 
 
 class Pipeline(Protocol):
@@ -83,6 +90,8 @@ def dagster_run(
     bench: "Bench", tables: Sequence[str], first: str, last: str, tags: Mapping[str, str]
 ) -> tuple[bool, str]:
     """A Dagster run of the project's job in this process: assets, IO manager, event log and pools as they are."""
+    if bench.snapshots.of(tables):
+        return engine_run(bench, tables, first, last, tags)
     result = event_tables().execute_in_process(
         instance=bench.instance,
         asset_selection=[raw_key(bench.world.catalogue[name]) for name in tables],
@@ -136,6 +145,8 @@ class Bench:
         self.logged: list[str] = []
         self.hits = 0
         """How often something went wrong or happened at a call."""
+        self.snapshots = SnapshotWatch(self)
+        self._arranged = 0, 0
         self._number = 0
         self._lock = threading.Lock()
 
@@ -161,7 +172,13 @@ class Bench:
         self._number += 1
         self.label = f"case-{self._number}"
         self.runs, self.logged[:], self.hits = [], [], 0
+        self.snapshots.reset()
+        self._arranged = 0, 0
         self.world.now = utc_now()
+
+    def arranged(self) -> None:
+        """What is in ADX and in the audit log by now belongs to the rows of the case, not to its runs."""
+        self._arranged = len(self._audits()), sum(self.loaded(table).total() for table in self.tables)
 
     def calm(self) -> None:
         """No fault is armed, and limits, delays and bounds are those of a quiet tenant."""
@@ -238,9 +255,11 @@ class Bench:
         """Begin a run in a thread; what is given back waits for its end. Arguments as for `run`."""
         tables = tables or self.tables
         now = utc_now()
-        bounds = first or (now - timedelta(days=30)).date().isoformat(), last or now.date().isoformat()
+        back = timedelta(days=0 if self.snapshots.of(tables) else 30)
+        bounds = first or (now - back).date().isoformat(), last or now.date().isoformat()
         tags = {LABEL: self.label, **({SCOPE_TAG: scope} if scope else {})}
         before, audits = {table: self._before(table) for table in tables}, len(self._audits())
+        end = self.snapshots.begin(tables)
         ran = Ran(False)
         began = time.monotonic()
 
@@ -262,6 +281,7 @@ class Bench:
             ran.past_hole = sum(self._past_hole(table, rows) for table, rows in before.items())
             ran.rows_there = sum(self.loaded(table).total() for table in tables)
             ran.audits = self._audits()[audits:]
+            ran.watched = end(ran.success and not any(row["Status"] == "Skipped" for row in ran.audits))
             with self._lock:
                 self.runs.append(ran)
             return ran
@@ -297,7 +317,7 @@ class Bench:
 
     def truth(self, table: str) -> Counter[tuple[str, Digest]]:
         """What Defender has of a table, as time and content, past its API."""
-        return self._counted(table, (orjson.loads(line) for line in self.tenant.source.rows(table)))
+        return self.counted(table, (orjson.loads(line) for line in self.tenant.source.rows(table)))
 
     def loaded(self, table: str) -> Counter[tuple[str, Digest]]:
         """What ADX has of a table, as time and content, past its API; nothing where somebody dropped its raw table."""
@@ -305,15 +325,19 @@ class Bench:
             return Counter()
         cursor = self.tenant.adx.cursor()
         cursor.execute(f"SELECT CAST(Records AS VARCHAR) FROM adx.data.{quoted(f'{table}Raw')}")
-        return self._counted(table, (orjson.loads(text) for text in _fetched(cursor)))
+        return self.counted(table, (orjson.loads(text) for text in _fetched(cursor)))
 
     def watermark(self, table: str) -> str:
         """The watermark in force."""
         return self.database.state.configuration(table).watermark
 
     def audits(self) -> list[dict[str, Any]]:
-        """All audit rows of the case, the oldest first."""
-        return self._audits()
+        """All audit rows of the case's runs, the oldest first."""
+        return self._audits()[self._arranged[0] :]
+
+    def loaded_by_runs(self) -> int:
+        """Rows in ADX of all tables, without those that the case begins with."""
+        return sum(self.loaded(table).total() for table in self.tables) - self._arranged[1]
 
     def open_slices(self) -> int:
         """Slices that the ledger has neither confirmed nor given up."""
@@ -331,7 +355,9 @@ class Bench:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def _before(self, table: str) -> Counter[tuple[str, Digest]]:
-        """What Defender keeps of a table beyond its watermark: what a run may not pass."""
+        """What Defender keeps of a table beyond its watermark: what a run may not pass; of a snapshot, nothing."""
+        if self.snapshots.is_snapshot(table):
+            return Counter()
         beyond = max(sort_key(self._stored_watermark(table)), sort_key(to_text(readable_since(utc_now()) + _MARGIN)))
         return Counter({row: count for row, count in self.truth(table).items() if row[0] > beyond})
 
@@ -348,13 +374,17 @@ class Bench:
         ).fetchone()
         return str(found[0]) if found and found[0] else "1900-01-01T00:00:00Z"
 
-    def _counted(self, table: str, rows: Iterator[dict[str, Any]]) -> Counter[tuple[str, Digest]]:
+    def counted(self, table: str, rows: Iterable[dict[str, Any]]) -> Counter[tuple[str, Digest]]:
+        """Rows by time and content; those of a snapshot table without any time."""
         known = self.world.catalogue[table]
+        if known.kind == "snapshot":
+            return Counter(("", _digest(row, (SNAPSHOT_TIME,))) for row in rows)
         return Counter(
             (sort_key(str(row[known.time_column or ""])), _digest(row, known.mutable_columns)) for row in rows
         )
 
 
+_SIZES = {"DEFENDER_SLICE_ROWS": str(SLICE_ROWS), "DEFENDER_SNAPSHOT_ROWS": str(SNAPSHOT_ROWS)}
 _QUICK = 0.05
 _MARGIN = timedelta(minutes=1)
 """Rows that fall out of what is read while the run begins are no hole."""
@@ -403,7 +433,7 @@ def open_bench(
             (opened or LocalTenant)(home, scale=0, quota_clock_scale=CLOCK, batching_delay=_QUICK)
         )
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        settings = {**tenant.environment(), **dagster_environment(home), "DEFENDER_SLICE_ROWS": str(SLICE_ROWS)}
+        settings = {**tenant.environment(), **dagster_environment(home), **_SIZES}
         for name, value in {**settings, **(variables or {})}.items():
             patch.setenv(name, value)
         pace = Pace()

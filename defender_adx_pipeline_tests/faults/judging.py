@@ -14,6 +14,7 @@ import dagster as dg
 from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline_tests.faults.bench import LABEL, Bench, Ran
 from defender_adx_pipeline_tests.faults.case import Case, Course, Expect
+from defender_adx_pipeline_tests.faults.served import left_open
 
 WINDOW = re.compile(r"\[\d{4}-\d\d-\d\dT[\d:.]+Z, \d{4}-\d\d-\d\dT[\d:.]+Z\)")
 KEPT = re.compile(r"\bkept\b|\bkeeps?\b|\bstays?\b|[Nn]othing (of|was|is|of)\b|\bwas not moved\b")
@@ -47,7 +48,11 @@ def judge(bench: Bench, case: Case, course: Course) -> Verdict:
     """The verdict over a case that was played."""
     objections = list(course.objections)
     source = loaded = missing = duplicates = 0
-    for table in bench.tables:
+    snapshots = bench.snapshots.of(bench.tables)
+    for watched in (item for ran in bench.runs[-1:] for item in ran.watched):
+        source, loaded = source + watched.states[-1].total(), loaded + watched.after.rows.total()
+        missing, duplicates = missing + watched.missing(), duplicates + watched.surplus()
+    for table in (table for table in bench.tables if table not in snapshots):
         truth, there = bench.truth(table), bench.loaded(table)
         source, loaded = source + truth.total(), loaded + there.total()
         missing += (truth - there).total()
@@ -56,11 +61,10 @@ def judge(bench: Bench, case: Case, course: Course) -> Verdict:
         missing = 0
     elif case.lost:
         objections.append(f"{case.lost} rows should not be there, and {missing} are not")
-    objections += [*_about_runs(bench, case), *_about_audits(bench, case, loaded), *_secrets(bench)]
+    objections += [*_about_runs(bench, case), *_about_audits(bench, case), *_secrets(bench)]
     if case.arm is not None and not course.hits:
         objections.append("the fault hit nothing")
-    if bench.open_slices():
-        objections.append(f"{bench.open_slices()} slices stay open in the ledger")
+    objections += [*left_open(bench.database.adx), *bench.snapshots.changed()]
     counted = [f"{row['Status']} {row['RecordCount']:,}" for row in bench.audits()]
     seconds = sum(run.seconds for run in bench.runs)
     said = tuple(_SECRET.sub("***", objection) for objection in objections)
@@ -78,6 +82,9 @@ def _about_runs(bench: Bench, case: Case) -> Iterator[str]:
             yield f"{what} hangs"
         if ran.past_hole:
             yield f"{what}: the watermark is past {ran.past_hole} rows that ADX does not have"
+        for watched in ran.watched:
+            success = ran.success and not any(row["Status"] == "Skipped" for row in ran.audits)
+            yield from (f"{what}: {objection}" for objection in watched.objections(success=success))
         if not ran.success:
             yield from _about_failure(what, ran, case)
     for_good = bool(case.lost) and case.expect == "loud"
@@ -94,7 +101,8 @@ def _about_runs(bench: Bench, case: Case) -> Iterator[str]:
 
 
 def _about_first_and_last(case: Case, runs: Sequence[Ran]) -> Iterator[str]:
-    if case.expect == "exact" and any(row["RecordCount"] for row in runs[-1].audits):
+    idle = case.expect == "exact" and not runs[-1].watched
+    if idle and any(row["RecordCount"] for row in runs[-1].audits):
         yield "the run after the exact one loads rows"
     if case.expect == "skipped" and [row["Status"] for row in runs[0].audits] != ["Skipped"]:
         yield "the first run has no audit row that says Skipped"
@@ -117,15 +125,23 @@ def _about_failure(what: str, ran: Ran, case: Case) -> Iterator[str]:
             yield f"{what}: the reason does not say {case.says!r}: {reason[:400]}"
 
 
-def _about_audits(bench: Bench, case: Case, loaded: int) -> Iterator[str]:
+def _about_audits(bench: Bench, case: Case) -> Iterator[str]:
     """One audit row and one observation an attempt, alike, and together the rows that ADX has."""
+    loaded, audits = bench.loaded_by_runs(), bench.audits()
+    counted = sum(row["RecordCount"] for row in audits)
+    if (case.adds_up == "yes" and counted != loaded) or (case.adds_up == "at least" and counted < loaded):
+        yield f"ADX has {loaded} rows, and the audit rows say {counted}"
+    if bench.snapshots.attempts:
+        most = bench.snapshots.attempts - case.unaudited
+        if not most - bench.snapshots.killed <= len(audits) <= most:
+            yield f"{bench.snapshots.attempts} attempts have {len(audits)} audit rows"
+        return
     runs = bench.instance.get_runs(filters=dg.RunsFilter(tags={LABEL: bench.label}))
     begun: Counter[str | None] = Counter()
     for run in runs:
         if not run.is_finished:
             yield f"run {run.run_id} is {run.status.value} for ever"
         begun.update(entry.step_key for entry in bench.instance.all_logs(run.run_id, of_type=_BEGINS))
-    audits = bench.audits()
     for table in bench.tables:
         key = raw_key(bench.world.catalogue[table])
         rows = [row for row in audits if row["TableName"] == table]
@@ -138,9 +154,6 @@ def _about_audits(bench: Bench, case: Case, loaded: int) -> Iterator[str]:
             yield f"not observed: {row}"
         for row in (observed - audited).elements():
             yield f"observed, but not in the audit log: {row}"
-    counted = sum(row["RecordCount"] for row in audits)
-    if (case.adds_up == "yes" and counted != loaded) or (case.adds_up == "at least" and counted < loaded):
-        yield f"ADX has {loaded} rows, and the audit rows say {counted}"
 
 
 def _values(bench: Bench, key: dg.AssetKey) -> Iterator[tuple[Any, ...]]:

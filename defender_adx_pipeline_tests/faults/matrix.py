@@ -4,6 +4,7 @@ Here: which cases there are, playing them one after the other, the table. Not he
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,10 @@ from defender_adx_pipeline_tests.faults import (
     cases_late,
     cases_loading,
     cases_peers,
+    cases_snapshot_days,
+    cases_snapshot_kills,
+    cases_snapshot_reader,
+    cases_snapshots,
     cases_state,
 )
 from defender_adx_pipeline_tests.faults.bench import Bench, open_bench
@@ -22,9 +27,41 @@ from defender_adx_pipeline_tests.kill_outcome import Outcome
 
 Say = Callable[[str], None]
 
-_MODULES = (cases_peers, cases_defender, cases_late, cases_loading, cases_state, cases_concurrency)
-_MANY = frozenset({cases_defender.GROUP, cases_loading.GROUP, cases_state.GROUP})
-"""Groups in which most cases differ in the fault and its place alone: a subset has one in three."""
+_MODULES = (
+    cases_peers,
+    cases_defender,
+    cases_late,
+    cases_loading,
+    cases_state,
+    cases_concurrency,
+    cases_snapshots,
+    cases_snapshot_days,
+    cases_snapshot_kills,
+    cases_snapshot_reader,
+)
+STRIDES = {
+    cases_peers.GROUP: 1,
+    cases_defender.GROUP: 5,
+    cases_late.GROUP: 4,
+    cases_loading.GROUP: 5,
+    cases_state.GROUP: 7,
+    cases_concurrency.GROUP: 2,
+    cases_snapshots.GROUP: 28,
+    cases_snapshot_days.GROUP: 7,
+    cases_snapshot_kills.GROUP: 20,
+}
+"""A subset has every n-th case of a group: they differ in the fault and its place, in an order that takes turns."""
+ALWAYS = frozenset(
+    {
+        "401 once on page 2",
+        "413",
+        "400, name not resolved, on page 3",
+        "ingestion fails for good after queueing",
+        "a record above 1 MiB",
+        "rows come and go before bucket 3",
+    }
+)
+"""What a subset has besides: kinds of error that fall between."""
 HEADING = f"{'fault':78} {'source':>8} {'loaded':>8} {'missing':>8} {'doubled':>8}  audit"
 
 
@@ -77,7 +114,14 @@ def chosen(cases: Iterable[Case], *, subset: bool, only: str) -> list[Case]:
     found = [case for case in cases if only.casefold() in f"{case.group}: {case.name}".casefold()]
     if not subset:
         return found
-    return [case for place, case in enumerate(found) if not case.whole and (case.group not in _MANY or place % 3 == 0)]
+    places: Counter[str] = Counter()
+    some = []
+    for case in found:
+        due = places[case.group] % STRIDES[case.group] == 0 or case.name in ALWAYS
+        places[case.group] += 1
+        if due and not case.whole:
+            some.append(case)
+    return some
 
 
 def line(verdict: Verdict) -> str:
