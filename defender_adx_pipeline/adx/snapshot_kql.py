@@ -29,6 +29,14 @@ def published(source_table: str) -> str:
     return f"{SNAPSHOTS_VIEW}\n| where SourceTable == {kql_string(source_table)}\n| order by SnapshotTime desc"
 
 
+def latest_days() -> str:
+    """The latest published snapshot of every table: `SourceTable`, `SnapshotDay`, `SnapshotTime`, `QueryableRows`."""
+    return (
+        f"{SNAPSHOTS_VIEW}\n| summarize arg_max(SnapshotTime, SnapshotDay, QueryableRows) by SourceTable"
+        "\n| project SourceTable, SnapshotDay, SnapshotTime, QueryableRows"
+    )
+
+
 def snapshots_of_day(source_table: str, day: datetime) -> str:
     """The newest ledger row of every snapshot that was begun on a day, in any state; the latest snapshot first.
 

@@ -1,22 +1,24 @@
-"""The assets: every Defender event table as an external source and as a raw table in ADX. One factory.
+"""The assets: every Defender table as an external source and as a raw table in ADX. One factory.
 
-Here: specs and the asset body: window, plan, value. Not here: loading (`io_manager`) and the engine (`migration`).
+Here: specs and the asset body: window, plan, value. Not here: loading (`io_manager`), the engine (`migration`), and the
+check of a snapshot (`drop_guard`).
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
 
-from defender_adx_pipeline.catalogue import CatalogueError, DefenderTable, load_catalogue
+from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defs.abandoned import end_with_run, sign_run
+from defender_adx_pipeline.defs.drop_guard import drop_check_spec, drop_result, skipped_result
 from defender_adx_pipeline.defs.partitions import daily, window_of
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
+from defender_adx_pipeline.defs.tables import known_tables, raw_key, source_key
 from defender_adx_pipeline.migration.attempt import Asked
 from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.ledger import RunIdentity
-from defender_adx_pipeline.settings import SettingsError, load_settings
 
 SCOPE_TAG = "defender_adx/scope"
 TICK = "tick"
@@ -26,15 +28,16 @@ SWEEP = "sweep"
 
 OWNERS = ["team:security-data"]
 
-
-def source_key(table: DefenderTable) -> dg.AssetKey:
-    """`defender/<Table>`."""
-    return dg.AssetKey(["defender", table.name])
-
-
-def raw_key(table: DefenderTable) -> dg.AssetKey:
-    """`adx/<Table>Raw`. The key follows the source table; where the rows go is the row's DestinationTable."""
-    return dg.AssetKey(["adx", table.raw_table])
+_EVENTS = (
+    "Records of {name} as JSON in one dynamic column, every row once. A run compares the partition's counts in Defender"
+    " and ADX and loads what is missing, so running a partition again is safe."
+)
+_SNAPSHOT = (
+    "The state of {name} on each day, as JSON in one dynamic column. Only today's partition can be taken: Defender has"
+    " the state of now and keeps no other. A snapshot is seen whole or not at all, and of a day that was taken twice,"
+    " the later one. Vw{name}Latest() and Vw{name}At(day) give the rows, Vw{name}Changes(from, to) what is new, fixed"
+    " or changed, Vw{name}History() since when."
+)
 
 
 def column_schema(table: DefenderTable) -> dg.TableSchema:
@@ -52,7 +55,8 @@ def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
     if table.note:
         notes.append(f"Note: {table.note}.")
     identity = ", ".join(table.identity) or "the whole row"
-    notes.append(f"Time column: {table.time_column}. One row is told by: {identity}.")
+    read_by = "The state of now, without a past" if table.kind == "snapshot" else f"Time column: {table.time_column}"
+    notes.append(f"{read_by}. One row is told by: {identity}.")
     return dg.AssetSpec(
         key=source_key(table),
         group_name=table.group,
@@ -65,6 +69,7 @@ def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
 
 def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
     """The table's records in ADX, one day a partition."""
+    is_snapshot = table.kind == "snapshot"
 
     @dg.asset(
         key=raw_key(table),
@@ -73,10 +78,8 @@ def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         pool=f"adx_{table.raw_table}",
         group_name=table.group,
-        description=(
-            f"Records of {table.name} as JSON in one dynamic column, every row once. A run compares the partition's"
-            " counts in Defender and ADX and loads what is missing, so running a partition again is safe."
-        ),
+        description=_SNAPSHOT.format(name=table.name) if is_snapshot else _EVENTS.format(name=table.name),
+        check_specs=[drop_check_spec(raw_key(table))] if is_snapshot else None,
         kinds={"azure", "kusto"},
         owners=OWNERS,
         metadata={
@@ -88,7 +91,7 @@ def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
     )
     def raw(
         context: dg.AssetExecutionContext, defender: DefenderResource, adx: AdxResource
-    ) -> Iterator[dg.Output[Extraction]]:
+    ) -> Iterator[dg.Output[Extraction] | dg.AssetCheckResult]:
         end_with_run()
         sign_run(context.instance, context.run)
         keys = list(context.partition_keys)
@@ -107,23 +110,22 @@ def raw_asset(*, table: DefenderTable) -> dg.AssetsDefinition:
         name = audit_id(context.run.run_id, table.name, context.retry_number + 1)
         extraction = adx.migration(defender.client, observe, name).extract(asked)
         if extraction is not None:
+            # Loaded by the IO manager before this goes on.
             yield dg.Output(extraction)
+        if is_snapshot:
+            yield (
+                skipped_result(raw_key(table))
+                if extraction is None
+                else drop_result(raw_key(table), table.name, extraction.tally, adx.migration_state())
+            )
 
     return raw
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Two assets for every event table of the catalogue."""
-    tables = _event_tables()
+    """Two assets for every table of the catalogue."""
+    tables = known_tables().values()
     sources = [source_spec(table=table) for table in tables]
     raws = [raw_asset(table=table) for table in tables]
     return dg.Definitions(assets=[*sources, *raws])
-
-
-def _event_tables() -> tuple[DefenderTable, ...]:
-    try:
-        return load_catalogue(load_settings().defender_tables_file).events()
-    except (SettingsError, CatalogueError):
-        # The runs say what is wrong with the settings; the code location loads with the shipped tables.
-        return load_catalogue().events()

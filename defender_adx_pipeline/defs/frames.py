@@ -6,16 +6,19 @@ Python's own types do not agree on seven.
 """
 
 from collections.abc import Iterable
+from datetime import timedelta
 from enum import Enum
+from itertools import chain
 from typing import Any, Self
 
 import orjson
 
-from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.migration.readback import records
 from defender_adx_pipeline.migration.windows import Window
 
+_DAY = timedelta(days=1)
 _PANDAS = {"long": "Int64", "int": "Int64", "bool": "boolean", "real": "Float64"}
 
 
@@ -44,9 +47,20 @@ class FrameType(Enum):
 
 
 def read_frame(adx: AdxResource, source_table: str, window: Window, wanted: FrameType) -> Any:
-    """The rows of a window, read from the table's configured destination."""
-    configuration = adx.migration_state().configuration(source_table)
-    rows = records(adx.client, configuration.destination_table, configuration.table.time_column or "", window)
+    """The rows of a window, or the snapshots of its days, read from the table's configured destination.
+
+    Raises:
+        SnapshotNotPublishedError: of a day of the window there is no published snapshot.
+    """
+    state = adx.migration_state()
+    configuration = state.configuration(source_table)
+    destination = configuration.destination_table
+    rows: Iterable[dict[str, Any]]
+    if configuration.table.kind == "snapshot":
+        moments = [state.published_on(configuration, day) for day in window.bins(_DAY)]
+        rows = chain.from_iterable(records(adx.client, destination, SNAPSHOT_TIME, moment) for moment in moments)
+    else:
+        rows = records(adx.client, destination, configuration.table.time_column or "", window)
     return (
         pandas_frame(configuration.table, rows)
         if wanted is FrameType.PANDAS

@@ -9,7 +9,7 @@ import dagster as dg
 
 from defender_adx_pipeline.defs.frames import FrameType, read_frame
 from defender_adx_pipeline.defs.partitions import window_of
-from defender_adx_pipeline.defs.reporting import numbers, observation, web_ui_link
+from defender_adx_pipeline.defs.reporting import numbers, observation, rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.instants import parse_instant
 from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
@@ -46,11 +46,10 @@ class AdxIOManager(dg.ConfigurableIOManager):
 
         plan = obj.plan
         context.log.info(
-            "%s %s: Defender has %d rows, ADX has %d; %d slices to load, %d of them from earlier attempts",
-            plan.table,
-            plan.window,
+            "%s: Defender has %d rows, %s; %d slices to load, %d of them from earlier attempts",
+            plan.snapshot or f"{plan.table} {plan.window}",
             plan.counts.source_rows,
-            plan.counts.destination_rows,
+            "in one state" if plan.snapshot else f"ADX has {plan.counts.destination_rows}",
             len(plan.slices),
             len(plan.resumed),
         )
@@ -74,13 +73,7 @@ class AdxIOManager(dg.ConfigurableIOManager):
 
     def _report(self, context: dg.OutputContext, extraction: Extraction, tally: Tally, keys: list[str]) -> None:
         settings, configuration = self.adx.settings, extraction.plan.configuration
-        link = web_ui_link(
-            str(settings.adx_cluster_uri),
-            settings.adx_database,
-            configuration.destination_table,
-            tally,
-            configuration.table.time_column or "",
-        )
+        link = web_ui_link(str(settings.adx_cluster_uri), settings.adx_database, rows_query(extraction.plan, tally))
         context.add_output_metadata(
             {
                 **numbers(tally),
@@ -91,6 +84,7 @@ class AdxIOManager(dg.ConfigurableIOManager):
         )
         for key in keys:
             # A tick may begin in the middle of a day, and has then not counted the day's rows before that.
-            if tally.window is not None and tally.window.start <= parse_instant(f"{key}T00:00:00Z"):
+            is_whole = tally.window is not None and tally.window.start <= parse_instant(f"{key}T00:00:00Z")
+            if is_whole or extraction.plan.snapshot is not None:
                 rows = dg.MetadataValue.int(tally.rows_by_day.get(key, 0))
                 context.step_context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=key)

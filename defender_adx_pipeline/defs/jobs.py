@@ -1,16 +1,24 @@
-"""Jobs: the raw assets of all event tables, and the resources that everything shares. Not here: when they run."""
+"""Jobs: the raw assets of event tables and of snapshot tables, and the resources that everything shares.
+
+Not here: when they run.
+"""
 
 import dagster as dg
 
 from defender_adx_pipeline.defs.io_manager import AdxIOManager
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
-
-RAW_ASSETS = dg.AssetSelection.key_prefixes("adx") - dg.AssetSelection.key_prefixes("defender")
+from defender_adx_pipeline.defs.tables import known_tables, raw_assets
 
 event_tables_job = dg.define_asset_job(
     "event_tables",
-    selection=RAW_ASSETS,
-    description="Loads event tables from Defender into ADX: what the schedule and the sensor start.",
+    selection=raw_assets(known_tables().events()),
+    description="Loads event tables from Defender into ADX: what the schedules and the sensor start.",
+)
+
+snapshot_tables_job = dg.define_asset_job(
+    "snapshot_tables",
+    selection=raw_assets(known_tables().snapshots()),
+    description="Takes today's snapshot of tables that hold the state of now.",
 )
 
 

@@ -18,8 +18,8 @@ import orjson
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.defs.abandoned import Worker
-from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.tables import raw_key
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.migration.connections import open_database
 from defender_adx_pipeline.settings import load_settings

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import dagster as dg
 
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.migration.plan import Plan
 from defender_adx_pipeline.settings import is_loopback
 
 EventContext = dg.AssetExecutionContext | dg.OutputContext
@@ -68,14 +69,21 @@ def numbers(tally: Tally) -> dict[str, dg.MetadataValue]:
     }
 
 
-def web_ui_link(cluster_uri: str, database: str, table: str, tally: Tally, time_column: str) -> str | None:
-    """An address that opens the window's rows in the ADX web UI ("Deep link" in the Kusto docs); None on loopback."""
-    if is_loopback(urlsplit(cluster_uri).hostname or ""):
-        return None
-    query = f"['{table}']"
+def rows_query(plan: Plan, tally: Tally) -> str:
+    """A query for some rows of what was loaded."""
+    if plan.snapshot is not None:
+        return f"Vw{plan.table}At(datetime({plan.snapshot.day})) | take 1000"
+    query = f"['{plan.configuration.destination_table}']"
     if tally.window is not None:
         start, end = (bound.isoformat().replace("+00:00", "Z") for bound in (tally.window.start, tally.window.end))
-        field = f'todatetime(Records["{time_column}"])'
+        field = f'todatetime(Records["{plan.configuration.table.time_column}"])'
         query += f" | where {field} >= datetime({start}) and {field} < datetime({end}) | take 1000"
+    return query
+
+
+def web_ui_link(cluster_uri: str, database: str, query: str) -> str | None:
+    """An address that opens a query in the ADX web UI ("Deep link" in the Kusto docs); None on loopback."""
+    if is_loopback(urlsplit(cluster_uri).hostname or ""):
+        return None
     host = cluster_uri.split("//", 1)[-1]
     return f"https://dataexplorer.azure.com/clusters/{host}/databases/{quote(database)}?query={quote(query)}"

@@ -1,6 +1,6 @@
-"""When runs start by the clock: every 15 minutes a tick over the active event tables, once a day a sweep over all days.
+"""When runs start by the clock: a tick every 15 minutes and a daily sweep over event tables, snapshots once a day.
 
-Not here: what a run does. Both ask the configuration anew each time, so a table can be switched on or off without a
+Not here: what a run does. All ask the configuration anew each time, so a table can be switched on or off without a
 reload, and end what is left of runs whose process is gone.
 """
 
@@ -9,15 +9,16 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.catalogue import DefenderTable, TableKind
 from defender_adx_pipeline.defs.abandoned import UNFINISHED
-from defender_adx_pipeline.defs.assets import SCOPE_TAG, SWEEP, TICK, raw_key
-from defender_adx_pipeline.defs.jobs import event_tables_job
+from defender_adx_pipeline.defs.assets import SCOPE_TAG, SWEEP, TICK
+from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START, keys_between
 from defender_adx_pipeline.defs.resources import AdxResource
+from defender_adx_pipeline.defs.tables import raw_key
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
-from defender_adx_pipeline.migration.agenda import due_since, read_agenda
+from defender_adx_pipeline.migration.agenda import due_since, due_snapshots, read_agenda
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.scope import readable_since
 
@@ -73,11 +74,40 @@ def event_tables_sweep(
         yield partition_run(keys[0], keys[-1], tables, run_key=f"sweep/{stamp}/{group}", tags={SCOPE_TAG: SWEEP})
 
 
-def _free_tables(context: dg.ScheduleEvaluationContext, adx: AdxResource) -> Iterator[TableConfiguration]:
-    """The active event tables that no run works on; what is wrong with others goes to the log."""
+@dg.schedule(
+    job=snapshot_tables_job,
+    cron_schedule="10 5,9,13,17,21 * * *",
+    execution_timezone="UTC",
+    description=(
+        "Takes today's snapshot of every active snapshot table, once a day: the later hours are for tables whose"
+        " snapshot of the day is not published yet, because a run failed or the table was switched on meanwhile."
+    ),
+)
+def snapshot_tables_daily(
+    context: dg.ScheduleEvaluationContext, adx: AdxResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """One run for all tables that are due: a state that nobody took today cannot be had tomorrow."""
+    state, now = adx.migration_state(), utc_now()
+    free = {item.table.name for item in _free_tables(context, adx, "snapshot")}
+    due = [item.table for item in due_snapshots(state, read_agenda(state, adx.catalogue, "snapshot"), now)]
+    tables = [table for table in due if table.name in free]
+    if not tables:
+        yield dg.SkipReason(
+            "the snapshots of today are published" if not due else "runs over what is due are under way"
+        )
+        return
+    today, stamp = now.date().isoformat(), context.scheduled_execution_time.isoformat(timespec="minutes")
+    job = snapshot_tables_job.name
+    yield partition_run(today, today, tables, run_key=f"{job}/{stamp}/{today}", tags={})
+
+
+def _free_tables(
+    context: dg.ScheduleEvaluationContext, adx: AdxResource, kind: TableKind = "event"
+) -> Iterator[TableConfiguration]:
+    """The active tables of a kind that no run works on; what is wrong with others goes to the log."""
     state = adx.migration_state()
     settle_ended_runs(context.instance, state, adx.catalogue)
-    agenda = read_agenda(state, adx.catalogue)
+    agenda = read_agenda(state, adx.catalogue, kind)
     for problem in agenda.problems.values():
         context.log.error(problem)
     busy = tables_under_way(context.instance)

@@ -18,9 +18,9 @@ import dagster as dg
 
 from defender_adx_pipeline.catalogue import Catalogue, DefenderTable
 from defender_adx_pipeline.defs.abandoned import Worker, end_abandoned_runs
-from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline.defs.partitions import partitions_of
 from defender_adx_pipeline.defs.reporting import audited, observation
+from defender_adx_pipeline.defs.tables import raw_key
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.audit import AuditRow, audit_id
 from defender_adx_pipeline.migration.killed import EndedAttempt, account
@@ -72,7 +72,7 @@ def settle_ended_runs(instance: dg.DagsterInstance, state: StateStore, catalogue
 
 def _may_be_ours(run: dg.DagsterRun, catalogue: Catalogue) -> bool:
     """False for a run that was asked for other assets only; one of a whole job does not say."""
-    return not run.asset_selection or not run.asset_selection.isdisjoint(map(raw_key, catalogue.events()))
+    return not run.asset_selection or not run.asset_selection.isdisjoint(map(raw_key, catalogue.values()))
 
 
 def _attempts(
@@ -80,7 +80,7 @@ def _attempts(
 ) -> Iterator[EndedAttempt | None]:
     """The attempts of a run without an observation; None for one that may still go on."""
     run = record.dagster_run
-    steps = {raw_key(table).to_python_identifier(): table for table in catalogue.events()}
+    steps = {raw_key(table).to_python_identifier(): table for table in catalogue.values()}
     entries = [entry for entry in instance.all_logs(run.run_id, of_type={*_BEGINS, *_ENDS}) if entry.step_key in steps]
     tries = Counter(str(entry.step_key) for entry in entries if entry.dagster_event_type in _BEGINS)
     began = {str(entry.step_key): entry.timestamp for entry in entries if entry.dagster_event_type in _BEGINS}
@@ -140,7 +140,7 @@ def _observed(
 ) -> Iterator[tuple[str, AuditRow]]:
     """What attempts of the run told Dagster, with the name that the audit row has."""
     run = record.dagster_run
-    for table in catalogue.events():
+    for table in catalogue.values():
         if run.asset_selection and raw_key(table) not in run.asset_selection:
             continue
         seen = _observations(instance, table, run.run_id, since=record.create_timestamp)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from defender_adx_pipeline.catalogue import Catalogue, UnknownTableError
+from defender_adx_pipeline.catalogue import Catalogue, TableKind, UnknownTableError
 from defender_adx_pipeline.migration import watermark
 from defender_adx_pipeline.migration.configuration import (
     TableConfiguration,
@@ -23,7 +23,7 @@ from defender_adx_pipeline.migration.state import StateStore
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """The event tables of the configuration, and what is wrong with its other rows."""
+    """The tables of one kind in the configuration, and what is wrong with its other rows."""
 
     tables: tuple[TableConfiguration, ...]
     problems: Mapping[str, str]
@@ -34,20 +34,27 @@ class Agenda:
         return tuple(item for item in self.tables if item.is_active)
 
 
-def read_agenda(state: StateStore, catalogue: Catalogue) -> Agenda:
-    """The configuration as it is now; one bad row does not hide the others."""
+def read_agenda(state: StateStore, catalogue: Catalogue, kind: TableKind = "event") -> Agenda:
+    """The configuration as it is now, of one kind of tables; one bad row does not hide the others."""
     tables: list[TableConfiguration] = []
     problems: dict[str, str] = {}
     rows = state.configuration_rows()
     for row in rows:
         try:
-            item = _event_table(row, rows, catalogue)
+            item = _table(row, rows, catalogue, kind)
         except (ConfigurationError, UnknownTableError) as error:
             problems[str(row.get("SourceTable"))] = str(error)
             continue
         if item is not None:
             tables.append(item)
     return Agenda(tuple(sorted(tables, key=lambda item: item.table.name)), problems)
+
+
+def due_snapshots(state: StateStore, agenda: Agenda, now: datetime) -> tuple[TableConfiguration, ...]:
+    """The active snapshot tables whose snapshot of today is not published yet."""
+    published = state.published_days()
+    today = now.date().isoformat()
+    return tuple(item for item in agenda.active() if published.get(item.table.name, "") < today)
 
 
 def due_since(state: StateStore, item: TableConfiguration, *, now: datetime, overlap: timedelta) -> datetime:
@@ -57,11 +64,11 @@ def due_since(state: StateStore, item: TableConfiguration, *, now: datetime, ove
     return earliest if complete is None else max(complete - overlap, earliest)
 
 
-def _event_table(
-    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], catalogue: Catalogue
+def _table(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], catalogue: Catalogue, kind: TableKind
 ) -> TableConfiguration | None:
     item = configuration_from_row(row, catalogue)
-    if item.table.kind != "event":
+    if item.table.kind != kind:
         return None
     check_watermark_column(row, item.table)
     check_own_destination(row, rows, catalogue)

@@ -73,3 +73,7 @@ class SnapshotNotTodayError(MigrationError):
 
 class SnapshotMismatchError(MigrationError):
     """A snapshot that was read is not what Defender counted. It was not published; the one before is still served."""
+
+
+class SnapshotNotPublishedError(MigrationError):
+    """Rows of a day were asked for of which there is no published snapshot."""

@@ -24,7 +24,7 @@ from defender_adx_pipeline.migration.configuration import (
     check_watermark_column,
     configuration_from_row,
 )
-from defender_adx_pipeline.migration.errors import ConfigurationError
+from defender_adx_pipeline.migration.errors import ConfigurationError, SnapshotNotPublishedError
 from defender_adx_pipeline.migration.ledger import window_of_row
 from defender_adx_pipeline.migration.slices import DeadLetter
 from defender_adx_pipeline.migration.windows import Window
@@ -95,6 +95,26 @@ class StateStore:
         """The ledger row of the snapshot that was published last before an instant, or None."""
         rows = self._adx.query(snapshot_kql.last_published_before(source_table, moment))
         return rows[0] if rows else None
+
+    def published_on(self, item: TableConfiguration, day: Window) -> Window:
+        """The moment of the snapshot that is served of a day.
+
+        Raises:
+            SnapshotNotPublishedError: there is none.
+        """
+        row = self.published_before(item.table.name, day.end)
+        if row is None or row["DestinationTable"] != item.destination_table or window_of_row(row).start < day.start:
+            raise SnapshotNotPublishedError(
+                f"{item.table.name} {day.start.date().isoformat()}: no snapshot of this day is published in"
+                f" {item.destination_table}, so there are no rows of it to give. Days with one:"
+                f" VwPublishedSnapshots | where SourceTable == '{item.table.name}'."
+            )
+        return window_of_row(row)
+
+    def published_days(self) -> dict[str, str]:
+        """The latest day, as YYYY-MM-DD, of which a snapshot is published, by source table."""
+        rows = self._adx.query(snapshot_kql.latest_days())
+        return {row["SourceTable"]: parse_instant(row["SnapshotDay"]).date().isoformat() for row in rows}
 
     def append_ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Record states of slices and windows."""

@@ -8,11 +8,16 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK
 from defender_adx_pipeline.defs.frames import FrameType
-from defender_adx_pipeline.defs.reporting import web_ui_link
+from defender_adx_pipeline.defs.reporting import rows_query, web_ui_link
 from defender_adx_pipeline.instants import sort_key
 from defender_adx_pipeline.migration.audit import Tally
+from defender_adx_pipeline.migration.configuration import NOT_LOADED, TableConfiguration
+from defender_adx_pipeline.migration.ledger import RunIdentity
+from defender_adx_pipeline.migration.plan import Counts, Plan
+from defender_adx_pipeline.migration.snapshots import Snapshot
 from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline_tests.defs.conftest import Dagster
 from defender_adx_pipeline_tests.migration.world import World
@@ -157,17 +162,31 @@ def test_a_downstream_asset_gets_the_partition_as_a_data_frame(world: World, dag
         assert str(seen["pandas"][name].dtype) == "Int64"
 
 
+def planned(table: str, window: Window, taken: Snapshot | None = None) -> Plan:
+    known = load_catalogue()[table]
+    configuration = TableConfiguration(known, known.raw_table, NOT_LOADED, "Full", True)
+    return Plan(configuration, RunIdentity("run", "day"), Counts(window, DAY, ()), (), snapshot=taken)
+
+
 def test_the_link_opens_the_rows_of_the_window_in_the_adx_web_ui() -> None:
     start = datetime(2026, 11, 1, tzinfo=UTC)
-    tally = Tally(window=Window(start, start + DAY))
-    link = web_ui_link("https://a.westeurope.kusto.windows.net", "defender", "DeviceInfoRaw", tally, "Timestamp")
-    assert link is not None
-    assert link.startswith("https://dataexplorer.azure.com/clusters/a.westeurope.kusto.windows.net/databases/defender?")
-    query = unquote(link.partition("query=")[2])
-    assert query == (
+    window = Window(start, start + DAY)
+    asked = rows_query(planned("DeviceInfo", window), Tally(window=window))
+    assert asked == (
         "['DeviceInfoRaw'] | where todatetime(Records[\"Timestamp\"]) >= datetime(2026-11-01T00:00:00Z)"
         ' and todatetime(Records["Timestamp"]) < datetime(2026-11-02T00:00:00Z) | take 1000'
     )
+    link = web_ui_link("https://a.westeurope.kusto.windows.net", "defender", asked)
+    assert link is not None
+    assert link.startswith("https://dataexplorer.azure.com/clusters/a.westeurope.kusto.windows.net/databases/defender?")
+    assert unquote(link.partition("query=")[2]) == asked
+
+
+def test_the_link_of_a_snapshot_opens_what_is_served_of_its_day() -> None:
+    name = "DeviceTvmSoftwareInventory"
+    taken = Snapshot(name, f"{name}Raw", datetime(2026, 11, 1, 5, 10, tzinfo=UTC), ("DeviceId",), 1, 7)
+    asked = rows_query(planned(name, taken.window, taken), Tally(window=taken.window))
+    assert asked == "VwDeviceTvmSoftwareInventoryAt(datetime(2026-11-01)) | take 1000"
 
 
 def test_another_type_of_parameter_is_refused_with_the_two_that_work() -> None:

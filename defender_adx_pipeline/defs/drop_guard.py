@@ -1,0 +1,80 @@
+"""The check of a snapshot table that its rows did not vanish: `row_count_drop`.
+
+A table that lost its licence, its onboarding or its permission answers with few rows or none, and no error. The
+snapshot is published all the same, since it is what Defender has; the check fails. Not here: taking snapshots.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from defender_adx_pipeline.instants import parse_instant, to_text
+from defender_adx_pipeline.migration.audit import Tally
+from defender_adx_pipeline.migration.state import StateStore
+from defender_adx_pipeline.migration.windows import bin_floor
+
+NAME = "row_count_drop"
+
+LARGEST_FALL = 0.8
+"""Part of the rows that may be gone since the snapshot before."""
+
+_DAY = timedelta(days=1)
+
+
+def drop_check_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check, for a raw asset of a snapshot table."""
+    return dg.AssetCheckSpec(
+        NAME,
+        asset=asset,
+        description=(
+            f"Fails when the table fell to zero rows, or by more than {LARGEST_FALL:.0%}, against the snapshot of the"
+            " day before it. The snapshot is published all the same."
+        ),
+    )
+
+
+def drop_result(asset: dg.AssetKey, source_table: str, tally: Tally, state: StateStore) -> dg.AssetCheckResult:
+    """The result for the snapshot that an attempt has published.
+
+    It is compared with the last one of an earlier day, so that taking a table again does not make its fall the norm;
+    with an earlier one of its own day where there is no other.
+    """
+    if tally.window is None:
+        raise ValueError(f"{source_table}: the attempt has no snapshot")
+    taken_at = tally.window.start
+    before = state.published_before(source_table, bin_floor(taken_at, _DAY))
+    before = before or state.published_before(source_table, taken_at)
+    return _result(asset, tally.queryable_rows, taken_at, before)
+
+
+def skipped_result(asset: dg.AssetKey) -> dg.AssetCheckResult:
+    """The result of an attempt that left the table alone."""
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=NAME,
+        passed=True,
+        description="IsActive is false, so no snapshot was taken and nothing was compared.",
+    )
+
+
+def _result(asset: dg.AssetKey, rows: int, taken_at: datetime, before: dict[str, Any] | None) -> dg.AssetCheckResult:
+    metadata: dict[str, Any] = {"rows": rows, "snapshot_time": to_text(taken_at)}
+    if before is None:
+        said = f"{rows} rows; there is no snapshot before this one to compare it with."
+        return dg.AssetCheckResult(asset_key=asset, check_name=NAME, passed=True, metadata=metadata, description=said)
+    earlier = int(before["QueryableRows"] or 0)
+    gone = (earlier - rows) / earlier if earlier else 0.0
+    metadata |= {
+        "rows_before": earlier,
+        "snapshot_time_before": to_text(parse_instant(str(before["WindowStart"]))),
+        "fraction_gone": round(gone, 4),
+    }
+    passed = not ((earlier and not rows) or gone > LARGEST_FALL)
+    said = f"{rows} rows, after {earlier} in the snapshot before."
+    if not passed:
+        said += (
+            " A table that lost its licence, its devices' onboarding or the app's permission looks like this. The"
+            " snapshot is published; the one before can still be queried by its day."
+        )
+    return dg.AssetCheckResult(asset_key=asset, check_name=NAME, passed=passed, metadata=metadata, description=said)

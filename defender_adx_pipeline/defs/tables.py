@@ -1,0 +1,35 @@
+"""Which tables the code location has, and the keys of their assets. Not here: the assets (`assets`)."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from defender_adx_pipeline.catalogue import Catalogue, CatalogueError, DefenderTable, load_catalogue
+from defender_adx_pipeline.settings import SettingsError, load_settings
+
+
+def known_tables() -> Catalogue:
+    """The tables of the settings.
+
+    A bad setting must not keep the code location from loading, where nobody could read the error: the shipped tables
+    are taken, and every run says what is wrong.
+    """
+    try:
+        return load_catalogue(load_settings().defender_tables_file)
+    except (SettingsError, CatalogueError):
+        return load_catalogue()
+
+
+def source_key(table: DefenderTable) -> dg.AssetKey:
+    """`defender/<Table>`."""
+    return dg.AssetKey(["defender", table.name])
+
+
+def raw_key(table: DefenderTable) -> dg.AssetKey:
+    """`adx/<Table>Raw`. The key follows the source table; where the rows go is the row's DestinationTable."""
+    return dg.AssetKey(["adx", table.raw_table])
+
+
+def raw_assets(tables: Iterable[DefenderTable]) -> dg.AssetSelection:
+    """The raw assets of some tables, with their checks."""
+    return dg.AssetSelection.assets(*map(raw_key, tables))
