@@ -125,6 +125,9 @@ class SnapshotTaker:
         still_open = [item for item in slices if item.state != "Confirmed"]
         if still_open:
             return f"{len(still_open)} buckets that were sent before gave no rows any more ({still_open[0]})"
+        planned = sum(item.expected_rows for item in slices)
+        if plan.snapshot is not None and planned != plan.snapshot.expected_rows:
+            return f"the ledger has buckets of {planned} rows, and {plan.snapshot.expected_rows} were counted"
         verdict = self._verdict(plan, slices)
         tally.expected_rows = sum(item.before for item in verdict.counts)
         tally.queryable_rows = self._planner.count_destination(plan)
@@ -132,6 +135,8 @@ class SnapshotTaker:
         if verdict.unexplained:
             shown = "; ".join(map(str, verdict.unexplained[:5]))
             return f"in {len(verdict.unexplained)} buckets other rows were read than were counted ({shown})"
+        if verdict.is_rewritten:
+            return verdict.drift()
         if tally.queryable_rows != verdict.received:
             return f"{verdict.received} rows were read, and ADX has {tally.queryable_rows} of them"
         self._publish(plan, verdict, tally)
@@ -140,11 +145,12 @@ class SnapshotTaker:
     def _verdict(self, plan: Plan, slices: list[Slice]) -> Verdict:
         before = {item.bucket.number if item.bucket else 0: item.expected_rows for item in slices}
         received = {item.bucket.number if item.bucket else 0: item.received_rows for item in slices}
-        # Every page was held to its count when it was read: this is the table as it was then, whatever came after.
-        if plan.pages is not None:
+        # A single count of zero is too little to show a table as empty, so that it is counted again.
+        if received and plan.pages is not None:
+            # Every page was held to its count when it was read: this is the table as it was then, whatever came after.
             return judge(before, received, before)
-        # One answer holds the table as it was at one moment: equal to the count before, there was nothing in between.
-        if plan.snapshot is not None and plan.snapshot.buckets == 1 and received == before:
+        if received == before and received and plan.snapshot is not None and plan.snapshot.buckets == 1:
+            # One answer holds the table as it was at one moment: equal to the count, there was nothing in between.
             return judge(before, received, before)
         return judge(before, received, self._planner.count(plan))
 

@@ -20,6 +20,7 @@ from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.errors import QueryContext
+from defender_adx_pipeline.instants import MICROSECOND, parse_instant
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
@@ -74,7 +75,7 @@ class SnapshotPlanner:
         Args:
             configuration: the table.
             run: who takes it.
-            now: the present, which becomes the SnapshotTime of a new one.
+            now: the present, which becomes the SnapshotTime of a new one, unless one of today is later.
 
         Raises:
             PagingLimitError: a table that is read by row number has too many pages.
@@ -98,6 +99,9 @@ class SnapshotPlanner:
         """
         table = configuration.table
         columns = self._hunting.schema(table.name)
+        today = self._of_today(configuration, now)
+        # The clock of this machine may be behind that of another one, and the later snapshot is the one that is seen.
+        taken_at = max([now, *(parse_instant(row["WindowStart"]) + MICROSECOND for row in today)])
         pages = None
         if table.paging == "row_number":
             pages = self._count_pages(table.name, columns, self._rows_of_page(table.name, columns, now))
@@ -110,7 +114,7 @@ class SnapshotPlanner:
         snapshot = Snapshot(
             source_table=table.name,
             destination_table=configuration.destination_table,
-            taken_at=now,
+            taken_at=taken_at,
             key=key,
             buckets=buckets,
             expected_rows=sum(by_bucket.values()),
@@ -125,9 +129,9 @@ class SnapshotPlanner:
                 state="Failed",
                 now=present,
                 SliceId=row["SliceId"],
-                Reason=f"given up for the one of {now.isoformat()}",
+                Reason=f"given up for the one of {taken_at.isoformat()}",
             )
-            for row in self._of_today(configuration, now)
+            for row in today
             if row["State"] == "Planned"
         ]
         rows.append(snapshot_row(snapshot, run, state="Planned", now=present))

@@ -25,6 +25,10 @@ SnapshotState = Literal["Planned", "Published", "Failed"]
 RESUMED_WITHIN = timedelta(hours=12)
 """How old a snapshot may be and still be gone on with: the older, the further apart its buckets were read."""
 
+MOST_DRIFT = 0.25
+"""The part of a table that may come or go while it is read. More is a table that is emptied or filled anew just then:
+its counts would explain whatever was read of it, also a half."""
+
 _NAMESPACE = uuid.UUID("8d1f0c3e-2a57-4a0e-9c55-7f3f7f1d6a22")
 
 _PUNCTUATION = 6
@@ -215,6 +219,12 @@ class Verdict:
     def unexplained(self) -> tuple[BucketCounts, ...]:
         """Buckets of which other rows were received than coming and going ones explain."""
         return tuple(item for item in self.counts if not item.is_explained)
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether so many rows came or went that what was read is no state of the table."""
+        moved = sum(abs(item.after - item.before) for item in self.counts)
+        return moved > MOST_DRIFT * sum(item.before for item in self.counts)
 
     def drift(self) -> str:
         """The drift in words; empty without any."""

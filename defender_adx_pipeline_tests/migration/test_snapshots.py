@@ -125,6 +125,24 @@ def test_drift_is_told_with_its_counts() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "rewritten"),
+    [
+        ((100, 100), (100, 100), False),
+        ((100, 100), (125, 75), False),
+        ((100, 100), (125, 74), True),
+        ((100, 100), (0, 0), True),
+        ((0, 0), (1, 0), True),
+        ((0, 0), (0, 0), False),
+    ],
+)
+def test_more_than_a_quarter_of_a_table_is_no_drift(
+    before: tuple[int, int], after: tuple[int, int], rewritten: bool
+) -> None:
+    numbers = (dict(enumerate(before)), dict(enumerate(before)), dict(enumerate(after)))
+    assert judge(*numbers).is_rewritten is rewritten
+
+
 @pytest.mark.parametrize(("received", "explained"), [(9, False), (10, True), (11, True), (12, True), (13, False)])
 def test_what_was_read_lies_between_the_two_counts_or_is_unexplained(received: int, explained: bool) -> None:
     assert (judge({0: 10}, {0: received}, {0: 12}).unexplained == ()) is explained
