@@ -126,14 +126,14 @@ def _free_tables(
 
 
 def partition_run(
-    first: str, last: str, tables: list[DefenderTable], *, run_key: str, tags: dict[str, str]
+    first: str, last: str, tables: list[DefenderTable], *, run_key: str, tags: dict[str, str], job: str | None = None
 ) -> dg.RunRequest:
-    """A run of some tables over one partition, or over a range of them in one go."""
+    """A run of some tables over one partition, or over a range of them in one go; `job` where there is a choice."""
     selection = [raw_key(table) for table in tables]
     if first == last:
-        return dg.RunRequest(run_key=run_key, partition_key=first, asset_selection=selection, tags=tags)
+        return dg.RunRequest(run_key=run_key, job_name=job, partition_key=first, asset_selection=selection, tags=tags)
     span = {RANGE_START: first, RANGE_END: last}
-    return dg.RunRequest(run_key=run_key, asset_selection=selection, tags={**tags, **span})
+    return dg.RunRequest(run_key=run_key, job_name=job, asset_selection=selection, tags={**tags, **span})
 
 
 def tables_under_way(instance: dg.DagsterInstance) -> dict[dg.AssetKey, str]:

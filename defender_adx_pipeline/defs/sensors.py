@@ -3,52 +3,67 @@
 Not here: the clock (`schedules`).
 """
 
+from datetime import datetime
+
 import dagster as dg
 import orjson
 
-from defender_adx_pipeline.defs.jobs import event_tables_job
+from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
 from defender_adx_pipeline.defs.partitions import keys_between
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.defs.schedules import partition_run
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
-from defender_adx_pipeline.migration.agenda import read_agenda
+from defender_adx_pipeline.migration.agenda import due_snapshots, read_agenda
+from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.scope import readable_since
 
 
 @dg.sensor(
-    job=event_tables_job,
+    jobs=[event_tables_job, snapshot_tables_job],
     minimum_interval_seconds=60,
-    description="Starts the first load of a table whose configuration row turned active: all days that Defender keeps.",
+    description=(
+        "Starts the first load of a table whose configuration row turned active: all days that Defender keeps, or"
+        " today's snapshot."
+    ),
 )
 def table_activated(context: dg.SensorEvaluationContext, adx: AdxResource) -> dg.SensorResult:
     """One run for each table that is active now and was not when the sensor last looked.
 
-    On its first look, tables that already have a watermark count as moving.
+    On its first look, tables that already have a watermark count as moving, and snapshot tables do if today's is
+    published. Later, too, a snapshot table that was switched off and on again has nothing to do where it is.
     """
-    now = utc_now()
-    agenda = read_agenda(adx.migration_state(), adx.catalogue)
-    for problem in agenda.problems.values():
+    now, state = utc_now(), adx.migration_state()
+    events, snapshots = (read_agenda(state, adx.catalogue, kind) for kind in ("event", "snapshot"))
+    for problem in {**events.problems, **snapshots.problems}.values():
         context.log.error(problem)
     known = set(orjson.loads(context.cursor)) if context.cursor else None
-    requests = []
-    for item in agenda.active():
-        is_new = item.table.name not in known if known is not None else not item.loaded_before
-        if not is_new:
-            continue
-        keys = keys_between(readable_since(now), now)
-        context.log.info("%s was switched on: loading %s to %s", item.table.name, keys[0], keys[-1])
-        requests.append(
-            partition_run(
-                keys[0],
-                keys[-1],
-                [item.table],
-                run_key=f"activated/{item.table.name}/{item.watermark}/{now.isoformat(timespec='minutes')}",
-                tags={"defender_adx/activated": item.table.name},
-            )
-        )
-    cursor = orjson.dumps(sorted(item.table.name for item in agenda.active())).decode()
-    return dg.SensorResult(run_requests=requests, cursor=cursor)
+    requests = [
+        _first_run(context, item, now)
+        for item in events.active()
+        if (item.table.name not in known if known is not None else not item.loaded_before)
+    ]
+    new = [item for item in snapshots.active() if known is None or item.table.name not in known]
+    if new:
+        due = due_snapshots(state, snapshots, now)
+        requests += [_first_run(context, item, now) for item in new if item in due]
+    names = [item.table.name for item in (*events.active(), *snapshots.active())]
+    return dg.SensorResult(run_requests=requests, cursor=orjson.dumps(sorted(names)).decode())
+
+
+def _first_run(context: dg.SensorEvaluationContext, item: TableConfiguration, now: datetime) -> dg.RunRequest:
+    """All days that Defender keeps, or the state of today."""
+    is_snapshot = item.table.kind == "snapshot"
+    keys = keys_between(now if is_snapshot else readable_since(now), now)
+    context.log.info("%s was switched on: loading %s to %s", item.table.name, keys[0], keys[-1])
+    return partition_run(
+        keys[0],
+        keys[-1],
+        [item.table],
+        run_key=f"activated/{item.table.name}/{item.watermark}/{now.isoformat(timespec='minutes')}",
+        tags={"defender_adx/activated": item.table.name},
+        job=(snapshot_tables_job if is_snapshot else event_tables_job).name,
+    )
 
 
 @dg.sensor(

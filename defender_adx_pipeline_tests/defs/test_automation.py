@@ -163,8 +163,12 @@ def test_a_slice_that_the_failed_run_of_an_old_day_left_open_is_finished_by_the_
 
 
 def sense(world: World, dagster: Dagster, cursor: str | None) -> tuple[list[dg.RunRequest], str]:
-    resources = dagster.definitions.resources
-    with dg.build_sensor_context(instance=dagster.instance, cursor=cursor, resources=resources) as context:
+    with dg.build_sensor_context(
+        instance=dagster.instance,
+        cursor=cursor,
+        resources=dagster.definitions.resources,
+        repository_def=dagster.definitions.get_repository_def(),
+    ) as context:
         data = table_activated.evaluate_tick(context)
     return list(data.run_requests or []), str(data.cursor)
 
@@ -192,6 +196,24 @@ def test_on_its_first_look_the_sensor_starts_only_what_was_never_loaded(
     asked = {name for request in requests for name in tables(request)}
     assert table not in asked
     assert asked
+
+
+def test_a_snapshot_table_that_turns_active_gets_todays_partition_unless_it_is_published(
+    world: World, dagster: Dagster
+) -> None:
+    table = "DeviceTvmInfoGathering"
+    world.configure(table, IsActive=False)
+    _, cursor = sense(world, dagster, None)
+    world.configure(table, IsActive=True)
+    requests, active = sense(world, dagster, cursor)
+    request = mine(requests, table)
+    assert tables(request) == {table}
+    assert (request.job_name, request.partition_key) == ("snapshot_tables", world.now.date().isoformat())
+    assert sense(world, dagster, active)[0] == []
+    assert world.sync(table) is not None
+    for seen in (cursor, None):
+        assert not any(table in tables(each) for each in sense(world, dagster, seen)[0])
+    assert {each.job_name for each in sense(world, dagster, None)[0]} == {"event_tables"}
 
 
 def test_a_bad_row_is_told_and_keeps_nothing_else_back(world: World, dagster: Dagster, table: str) -> None:
