@@ -82,7 +82,7 @@ def demo(  # noqa: PLR0917 - options, by name
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Local tenant, bootstrap, real Dagster runs over 30 days of every event table, and a comparison row by row."""
+    """Local tenant, bootstrap, real Dagster runs over every table, 30 days or today's state, compared row by row."""
     if chaos is not None:
         return ordeal.run(home=home, samples=samples, seed=seed, chaos=chaos, fresh=fresh, as_json=as_json)
     return demonstration.run(home=home, samples=samples, seed=seed, fresh=fresh, as_json=as_json)
@@ -146,7 +146,7 @@ def sync(
     end: Annotated[datetime | None, typer.Option("--to", help="End of the window, UTC, itself not in it.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Bring ADX up to Defender for one table, without Dagster: a window, or from the watermark on."""
+    """Bring ADX up to Defender for one table, without Dagster: a window, or from its watermark on, or a snapshot."""
     if (start is None) != (end is None):
         raise SettingsError("--from and --to go together")
     window = None

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import requests
 
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
 from defender_adx_pipeline.migration.connections import Database
 from defender_adx_pipeline.migration.readback import records
 from defender_adx_pipeline.migration.windows import Window
@@ -42,9 +43,24 @@ class TableResult:
         return asdict(self)
 
 
-def source_records(admin_url: str, table: str, window: Window) -> Iterator[bytes]:
+@dataclass(frozen=True, slots=True)
+class SnapshotResult(TableResult):
+    """One snapshot table of the demo; `adx_rows` are those that are served of today."""
+
+    published: str | None = None
+    """The SnapshotTime of what is served of today; None where nothing is."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the state is there, whole and once, and published."""
+        return TableResult.exact.fget(self) and self.published is not None  # type: ignore[attr-defined]
+
+
+def source_records(admin_url: str, table: str, window: Window | None) -> Iterator[bytes]:
     """The truth of the local tenant: what it holds of a table, as JSON lines, past its hunting API."""
-    bounds = {"table": table, "start": window.start.isoformat(), "end": window.end.isoformat()}
+    bounds = {"table": table}
+    if window is not None:
+        bounds |= {"start": window.start.isoformat(), "end": window.end.isoformat()}
     with requests.get(f"{admin_url}/source/rows", params=bounds, stream=True, timeout=(5, 120)) as answer:
         answer.raise_for_status()
         yield from (line for line in answer.iter_lines(chunk_size=1 << 20) if line)
@@ -60,6 +76,24 @@ def compare_table(
     missing = sum((truth - there).values())
     doubled = sum((there - truth).values())
     return sum(truth.values()), sum(there.values()), missing, doubled
+
+
+def compare_snapshot(
+    database: Database, admin_url: str, table: str, destination: str, taken: Window | None
+) -> tuple[int, int, int, int]:
+    """The same of a snapshot: Defender's state now, and the rows of one moment in ADX."""
+    truth = _counted(orjson.loads(line) for line in source_records(admin_url, table, None))
+    there: Counter[bytes] = Counter()
+    served = 0
+    if taken is not None:
+        rows = records(database.adx, destination, SNAPSHOT_TIME, taken)
+        there = _counted({name: value for name, value in row.items() if name != SNAPSHOT_TIME} for row in rows)
+        served = int(database.adx.query(f"Vw{table}Latest() | summarize Rows = count()")[0]["Rows"])
+    total = sum(there.values())
+    # What the view leaves out or adds counts as if it were not there, or there too often.
+    missing = sum((truth - there).values()) + max(0, total - served)
+    doubled = sum((there - truth).values()) + max(0, served - total)
+    return sum(truth.values()), served, missing, doubled
 
 
 def _counted(rows: Iterable[dict[str, Any]]) -> Counter[bytes]:

@@ -38,8 +38,12 @@ def run(*, home: Path, samples: Path | None, seed: int, fresh: bool, as_json: bo
         now = utc_now()
         window = Window(readable_since(now), now - database.settings.defender_settle)
         moved = moving.move(window, home, out)
+        taken = moving.take_snapshots(home, out)
         out.print("Comparing both sides row by row")
-        results = moving.results(database, admin_url, window, moved.attempts)
+        results = [
+            *moving.results(database, admin_url, window, moved.attempts),
+            *moving.snapshot_results(database, admin_url, taken.attempts),
+        ]
     seconds = time.monotonic() - started
     ok = bool(results) and all(result.exact for result in results)
     moving.print_results(results, seconds, out)

@@ -11,7 +11,8 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +21,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from defender_adx_pipeline.adx.schema import bootstrap
-from defender_adx_pipeline.catalogue import load_catalogue
-from defender_adx_pipeline.cli.comparing import TableResult, compare_table
+from defender_adx_pipeline.catalogue import DefenderTable, load_catalogue
+from defender_adx_pipeline.cli.comparing import SnapshotResult, TableResult, compare_snapshot, compare_table
 from defender_adx_pipeline.cli.progress import Bars
+from defender_adx_pipeline.instants import to_text, utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
+from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.connections import Database
-from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline.migration.errors import SnapshotNotPublishedError
+from defender_adx_pipeline.migration.windows import Window, bin_floor
 
 _STOP_SECONDS = 20.0
 
@@ -61,7 +65,7 @@ def prepare_database(database: Database) -> int:
 def move(
     window: Window, home: Path, out: Console, *, tables: Collection[str] | None = None, seconds: float | None = None
 ) -> Moved:
-    """One run for each category of tables, over all days of the window.
+    """One run for each category of event tables, over all days of the window.
 
     Args:
         window: its days are the partitions.
@@ -70,13 +74,25 @@ def move(
         tables: event tables to move; None is all.
         seconds: how long all of it may take; None is for ever.
     """
-    moved = Moved()
-    first, last = window.start.date().isoformat(), window.end.date().isoformat()
     chosen = [table for table in load_catalogue().events() if tables is None or table.name in tables]
-    groups = itertools.groupby(sorted(chosen, key=lambda table: table.group), key=lambda table: table.group)
+    return _launch(chosen, window.start.date(), window.end.date(), home=home, out=out, seconds=seconds)
+
+
+def take_snapshots(home: Path, out: Console) -> Moved:
+    """One run for each category of snapshot tables, over today's partition. Arguments as for `move`."""
+    today = utc_now().date()
+    return _launch(load_catalogue().snapshots(), today, today, home=home, out=out, seconds=None)
+
+
+def _launch(
+    tables: Sequence[DefenderTable], first: date, last: date, *, home: Path, out: Console, seconds: float | None
+) -> Moved:
+    moved = Moved()
+    groups = itertools.groupby(sorted(tables, key=lambda table: table.group), key=lambda table: table.group)
     runs = [f"{group}={','.join(table.name for table in members)}" for group, members in groups]
-    command = [sys.executable, "-m", "defender_adx_pipeline.defs.launch", "--first", first, "--last", last, *runs]
-    with (home / "runs.log").open("ab") as log, Bars(out, len(chosen)) as bars:
+    days = ["--first", first.isoformat(), "--last", last.isoformat()]
+    command = [sys.executable, "-m", "defender_adx_pipeline.defs.launch", *days, *runs]
+    with (home / "runs.log").open("ab") as log, Bars(out, f"all {tables[0].kind} tables", len(tables)) as bars:
         for line in _lines(command, log, seconds, moved):
             match line["event"]:
                 case "run":
@@ -94,26 +110,47 @@ def move(
 def results(
     database: Database, admin_url: str, window: Window, attempts: Mapping[str, Mapping[str, Any]]
 ) -> list[TableResult]:
-    """Both sides of every active table, row by row."""
+    """Both sides of every event table of the configuration, row by row."""
     found = []
     for item in read_agenda(database.state, database.catalogue).tables:
-        name = item.table.name
-        source, there, missing, doubled = compare_table(database, admin_url, name, item.destination_table, window)
-        attempt = attempts.get(name, {})
-        found.append(
-            TableResult(
-                table=name,
-                destination=item.destination_table,
-                source_rows=source,
-                adx_rows=there,
-                missing=missing,
-                duplicates=doubled,
-                watermark=item.watermark,
-                audit_status=str(attempt.get("Status", "no run")),
-                calls=int(attempt.get("calls", 0)),
-            )
-        )
+        compared = compare_table(database, admin_url, item.table.name, item.destination_table, window)
+        found.append(_result(item, compared, attempts))
     return found
+
+
+def snapshot_results(
+    database: Database, admin_url: str, attempts: Mapping[str, Mapping[str, Any]]
+) -> list[SnapshotResult]:
+    """Every snapshot table of the configuration: what Defender has now, and what is published of today, row by row."""
+    found = []
+    today = bin_floor(utc_now(), timedelta(days=1))
+    for item in read_agenda(database.state, database.catalogue, "snapshot").tables:
+        try:
+            taken = database.state.published_on(item, Window(today, today + timedelta(days=1)))
+        except SnapshotNotPublishedError:
+            taken = None
+        compared = compare_snapshot(database, admin_url, item.table.name, item.destination_table, taken)
+        published = to_text(taken.start) if taken else None
+        found.append(SnapshotResult(**asdict(_result(item, compared, attempts)), published=published))
+    return found
+
+
+def _result(
+    item: TableConfiguration, compared: tuple[int, int, int, int], attempts: Mapping[str, Mapping[str, Any]]
+) -> TableResult:
+    source, there, missing, doubled = compared
+    attempt = attempts.get(item.table.name, {})
+    return TableResult(
+        table=item.table.name,
+        destination=item.destination_table,
+        source_rows=source,
+        adx_rows=there,
+        missing=missing,
+        duplicates=doubled,
+        watermark=item.watermark,
+        audit_status=str(attempt.get("Status", "no run")),
+        calls=int(attempt.get("calls", 0)),
+    )
 
 
 def print_results(found: Sequence[TableResult], seconds: float, out: Console) -> None:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class Bars:
     """One bar for all tables and one for each group of them."""
 
-    def __init__(self, console: Console, tables: int) -> None:
+    def __init__(self, console: Console, title: str, tables: int) -> None:
         self._console = console
         self._live = console.is_terminal
         self._progress = Progress(
@@ -26,7 +26,7 @@ class Bars:
         self._rows = 0
         self._group = ""
         self._group_rows = 0
-        self._all = self._progress.add_task("all event tables", total=tables, rows=0)
+        self._all = self._progress.add_task(title, total=tables, rows=0)
         self._bar: TaskID | None = None
 
     def __enter__(self) -> Self:

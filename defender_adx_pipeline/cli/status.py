@@ -13,10 +13,13 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from defender_adx_pipeline.adx import state_kql
+from defender_adx_pipeline.catalogue import TableKind
 from defender_adx_pipeline.instants import parse_instant, utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.connections import Database
+
+_KINDS: tuple[TableKind, ...] = ("event", "snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,18 @@ class TableState:
 
 def table_states(database: Database) -> list[TableState]:
     """Every table of the configuration, in the order of names."""
-    agenda = read_agenda(database.state, database.catalogue)
+    agendas = [read_agenda(database.state, database.catalogue, kind) for kind in _KINDS]
     audits = {row["TableName"]: row for row in database.adx.query(state_kql.latest_audits())}
     ledger = {row["SourceTable"]: row for row in database.adx.query(state_kql.ledger_summary())}
     now = utc_now()
     states = [
-        _state(item, audits.get(item.table.name, {}), ledger.get(item.table.name, {}), now) for item in agenda.tables
+        _state(item, audits.get(item.table.name, {}), ledger.get(item.table.name, {}), now)
+        for agenda in agendas
+        for item in agenda.tables
     ]
-    states += [_problem(name, reason) for name, reason in agenda.problems.items()]
+    # A row that cannot be read at all is of no kind, and in both.
+    problems = {name: reason for agenda in agendas for name, reason in agenda.problems.items()}
+    states += [_problem(name, reason) for name, reason in problems.items()]
     return sorted(states, key=lambda state: state.table)
 
 

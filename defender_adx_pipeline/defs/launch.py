@@ -1,6 +1,6 @@
 """Real Dagster runs without the daemon: `python -m defender_adx_pipeline.defs.launch`, one JSON line per attempt.
 
-Here: one run of the job over a range of partitions on the persistent instance of DAGSTER_HOME, and what came of it. It
+Here: one run of a job over a range of partitions on the persistent instance of DAGSTER_HOME, and what came of it. It
 is a process of its own, so that a caller needs no Dagster, can show progress, and can kill it. Not here: schedules.
 """
 
@@ -36,13 +36,27 @@ def event_tables() -> dg.JobDefinition:
     return defs().resolve_job_def("event_tables")
 
 
+def snapshot_tables() -> dg.JobDefinition:
+    """The job of snapshot tables, likewise."""
+    from defender_adx_pipeline.definitions import defs  # noqa: PLC0415 - definitions loads this module
+
+    return defs().resolve_job_def("snapshot_tables")
+
+
 def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = sys.stdout.buffer) -> bool:
     """Run the raw assets of some tables over a range of daily partitions, telling each attempt as it ends.
 
     Returns:
         Whether every step succeeded.
+
+    Raises:
+        ValueError: event tables and snapshot tables, which belong to different jobs.
     """
     catalogue = load_catalogue(load_settings().defender_tables_file)
+    kinds = {catalogue[name].kind for name in tables}
+    if len(kinds) != 1:
+        raise ValueError(f"{label}: one run has either event tables or snapshot tables, not {len(kinds)} kinds")
+    job = snapshot_tables if "snapshot" in kinds else event_tables
     launch = uuid.uuid4().hex[:8]
     _print(out, {"event": "run", "label": label, "tables": len(tables)})
     with dg.DagsterInstance.get() as instance:
@@ -53,7 +67,7 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
         teller.start()
         try:
             result = dg.execute_job(
-                dg.reconstructable(event_tables),
+                dg.reconstructable(job),
                 instance=instance,
                 asset_selection=[raw_key(catalogue[name]) for name in tables],
                 tags={**tags, **Worker.here().tags()},

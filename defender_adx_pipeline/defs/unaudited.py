@@ -101,6 +101,7 @@ def _attempts(
             ended=_ended(record),
             why=_why(run, ends.get(step)),
             tries=number,
+            is_snapshot=steps[step].kind == "snapshot",
         )
 
 
