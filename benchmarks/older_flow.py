@@ -149,6 +149,25 @@ class OlderFlow:
             self._sleep(1.0)
         self._close(table, results)
 
+    def snapshot(self, table: str, destination: str, order: str, *, at_once: int = CHUNKS_AT_ONCE) -> None:
+        """One pass over a table without a time column: chunks in the order of a column that rows share.
+
+        Args:
+            table: what to read.
+            destination: the raw table that the rows go to.
+            order: the column; the scripts took the ingestion time, which such tables may not have.
+            at_once: how many chunks are asked for at once.
+
+        Raises:
+            RuntimeError: a chunk failed, where the scripts went on.
+        """
+        configuration = {"WatermarkColumn": order, "DestinationTable": destination}
+        firsts = [1 + number * self.chunk_rows for number in range(self._chunk_count(table))]
+        with ThreadPoolExecutor(at_once) as pool:
+            for result in pool.map(lambda first: self._chunk(table, configuration, first), firsts):
+                if result["reason"]:
+                    raise RuntimeError(f"{table}: a chunk failed: {result['reason']}")
+
     def _chunk_count(self, window: str) -> int:
         # No upper bound: the chunks may see other rows than the count did.
         try:

@@ -26,9 +26,10 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.state_kql import AUDIT, LEDGER_VIEW
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
 from defender_adx_pipeline.cli.tenancy import dagster_environment
-from defender_adx_pipeline.defs.assets import SCOPE_TAG, raw_key
-from defender_adx_pipeline.defs.launch import event_tables
+from defender_adx_pipeline.defs.assets import SCOPE_TAG
+from defender_adx_pipeline.defs.launch import event_tables, snapshot_tables
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.tables import raw_key
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import sort_key, to_text, utc_now
 from defender_adx_pipeline.local.ingest_endpoint import READY
@@ -38,13 +39,12 @@ from defender_adx_pipeline.local.tenant import LocalTenant
 from defender_adx_pipeline.migration.connections import Database, open_database
 from defender_adx_pipeline.migration.scope import readable_since
 from defender_adx_pipeline_tests.faults.calls import HuntingCalls
-from defender_adx_pipeline_tests.faults.engine_runs import engine_run
+from defender_adx_pipeline_tests.faults.launching import LABEL
 from defender_adx_pipeline_tests.faults.pace import Pace, hurried
 from defender_adx_pipeline_tests.faults.served import Watched
 from defender_adx_pipeline_tests.faults.watching import SnapshotWatch
 from defender_adx_pipeline_tests.migration.world import World
 
-LABEL = "defender_adx/label"
 CLOCK = 2000.0
 """How much faster than real time the quota's windows and the waits of the hunting client go."""
 SLICE_ROWS = 100
@@ -90,9 +90,8 @@ def dagster_run(
     bench: "Bench", tables: Sequence[str], first: str, last: str, tags: Mapping[str, str]
 ) -> tuple[bool, str]:
     """A Dagster run of the project's job in this process: assets, IO manager, event log and pools as they are."""
-    if bench.snapshots.of(tables):
-        return engine_run(bench, tables, first, last, tags)
-    result = event_tables().execute_in_process(
+    job = snapshot_tables() if bench.snapshots.of(tables) else event_tables()
+    result = job.execute_in_process(
         instance=bench.instance,
         asset_selection=[raw_key(bench.world.catalogue[name]) for name in tables],
         tags={RANGE_START: first, RANGE_END: last, **tags},

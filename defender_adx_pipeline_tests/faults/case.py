@@ -57,8 +57,6 @@ class Case:
     """Whether the audit rows add up to the rows in ADX. Not where somebody else adds or removes rows. At least to them
     where two attempts may send one slice at the same time: ADX takes one of the two blobs, both see the slice
     confirmed, and nobody can tell whose it was."""
-    unaudited: int = 0
-    """Attempts of the engine alone whose audit row cannot be written while the fault is there."""
     patience: float | None = None
     """Seconds for which the hunting client bears being throttled; half a minute at this clock unless said."""
     seconds: float = RUN_SECONDS

@@ -3,29 +3,20 @@
 Of runs at the same time one is in this process: Dagster sets up logging anew for each, which threads cannot do at once.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
 from defender_adx_pipeline.defs.assets import TICK
 from defender_adx_pipeline.defs.launch import event_tables
-from defender_adx_pipeline_tests.faults.bench import LABEL, RUN_SECONDS, Bench, dagster_run
+from defender_adx_pipeline_tests.faults.bench import Bench, dagster_run
 from defender_adx_pipeline_tests.faults.calls import Trigger
 from defender_adx_pipeline_tests.faults.case import AGO, TABLE, Act, AddsUp, Case, some_rows
 from defender_adx_pipeline_tests.faults.cases_late import MINUTE, add
+from defender_adx_pipeline_tests.faults.launching import LABEL, launched_run
 
 GROUP = "several runs"
 POOL = f"adx_{TABLE}Raw"
-
-
-def _launched(bench: Bench, tables: Sequence[str], first: str, last: str, tags: Mapping[str, str]) -> tuple[bool, str]:
-    """A run in a process of its own, its steps in others."""
-    module = "defender_adx_pipeline.defs.launch"
-    command = [sys.executable, "-m", module, "--first", first, "--last", last, f"{tags[LABEL]}={','.join(tables)}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
-    return ended.returncode == 0, "" if ended.returncode == 0 else ended.stdout[-2000:]
 
 
 def _at_once(count: int, *, pool: int, scope: str | None = None) -> Act:
@@ -35,7 +26,7 @@ def _at_once(count: int, *, pool: int, scope: str | None = None) -> Act:
         storage = bench.instance.event_log_storage
         storage.set_concurrency_slots(POOL, pool)
         try:
-            others = [bench.start(pipeline=_launched) for _ in range(count - 1)]
+            others = [bench.start(pipeline=launched_run) for _ in range(count - 1)]
             # The processes take seconds to begin.
             bench.when(lambda: bench.requests("hunting") > 0)
             bench.run(scope=scope)
@@ -52,7 +43,7 @@ def _while_loading(bench: Bench) -> None:
     """A second run that begins when the first one has queued a blob, with late rows between the two."""
     bench.instance.event_log_storage.set_concurrency_slots(POOL, 2)
     try:
-        first = bench.start(pipeline=_launched)
+        first = bench.start(pipeline=launched_run)
         bench.when(lambda: bench.requests("storage", "POST") > 0)
         add(30, ago=AGO - 2 * MINUTE, step=7 * MINUTE)(bench)
         bench.run()

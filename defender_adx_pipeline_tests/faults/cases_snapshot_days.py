@@ -6,7 +6,7 @@ Here: what the table or the caller does. Not here: what Defender and ADX answer 
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import partial
+from functools import partial, wraps
 from itertools import count
 
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
@@ -15,7 +15,7 @@ from defender_adx_pipeline_tests.faults.bench import Bench
 from defender_adx_pipeline_tests.faults.case import Act, Case
 from defender_adx_pipeline_tests.faults.cases_snapshots import case as snapshot_case
 from defender_adx_pipeline_tests.faults.cases_snapshots import hunting
-from defender_adx_pipeline_tests.faults.engine_runs import launched_run
+from defender_adx_pipeline_tests.faults.launching import launched_run
 from defender_adx_pipeline_tests.faults.snapshot_rows import (
     BUCKETS,
     RAW,
@@ -35,6 +35,7 @@ from defender_adx_pipeline_tests.faults.snapshot_rows import (
 )
 
 GROUP = "snapshots of tables that change"
+POOL = f"adx_{RAW}"
 SMALL, TIMED = "DeviceTvmInfoGatheringKB", "DeviceTvmInfoGathering"
 GIANT = 5_000
 
@@ -254,9 +255,25 @@ def _several() -> Iterator[Case]:
     yield case("a second run begins while blobs are on their way, without a pool", None, script=_held, **rest)
 
 
+def _two_at_a_time(script: Act) -> Act:
+    """The pool lets two runs work on the table."""
+
+    @wraps(script)
+    def run(bench: Bench) -> None:
+        storage = bench.instance.event_log_storage
+        storage.set_concurrency_slots(POOL, 2)
+        try:
+            script(bench)
+        finally:
+            storage.delete_concurrency_limit(POOL)
+
+    return run
+
+
 def _second(bucket: int) -> Act:
     """Another run in a process of its own begins and ends while the first one waits for a bucket."""
 
+    @_two_at_a_time
     def script(bench: Bench) -> None:
         lock, seen = threading.Lock(), 0
 
@@ -279,6 +296,7 @@ def _second(bucket: int) -> Act:
     return script
 
 
+@_two_at_a_time
 def _held(bench: Bench) -> None:
     bench.tenant.worker.stop()
     others = [bench.start(pipeline=launched_run)]

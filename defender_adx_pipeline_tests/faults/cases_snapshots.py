@@ -207,7 +207,7 @@ def _state() -> Iterator[Case]:
     never = at("engine", "unavailable", WRITES["watermark"], times=None, without=other)
     yield case("write of the watermark: 503 for ever", never, "loud")
     never = at("engine", "unavailable", WRITES["audit"], times=None)
-    yield case("write of the audit: 503 for ever", never, "loud", unaudited=2, adds_up="no")
+    yield case("write of the audit: 503 for ever", never, "loud", adds_up="no")
     for what, match in READS.items():
         yield case(f"read of the {what}: answer cut off", at("engine", "truncated_body", match))
         never = at("engine", "unavailable", match, times=None, without=other)
@@ -216,7 +216,7 @@ def _state() -> Iterator[Case]:
         arm = at("engine", "partial", READS[what], keep=0.5)
         yield case(f"read of the {what}: partial", arm, script=_once_in_trouble)
     yield case("every query and command is throttled once in three", _one_in_three)
-    yield case("the engine is gone", at("engine", "reset", times=None), "loud", unaudited=2)
+    yield case("the engine is gone", at("engine", "reset", times=None), "loud")
 
 
 def _once_in_trouble(bench: Bench) -> None:

@@ -25,10 +25,6 @@ class SnapshotWatch:
         self._since: dict[str, int] = {}
         self._kept: dict[tuple[str, str], Served] = {}
         self._going_on = 0
-        self.attempts = 0
-        """Runs of the engine alone, without Dagster, which knows its own."""
-        self.killed = 0
-        """Of these, the ones that were killed and had no time for an audit row."""
 
     def is_snapshot(self, table: str) -> bool:
         """Whether there is something to watch."""
@@ -43,7 +39,6 @@ class SnapshotWatch:
         with self._lock:
             self.forget()
             self._kept.clear()
-            self.attempts = self.killed = 0
 
     def forget(self) -> None:
         """The states so far belong to the rows of the case."""
