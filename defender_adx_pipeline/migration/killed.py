@@ -26,6 +26,7 @@ class EndedAttempt:
     why: str
     """What Dagster knows of the end."""
     tries: int = 1
+    is_snapshot: bool = False
 
 
 def account(state: StateStore, attempt: EndedAttempt) -> tuple[AuditRow, Tally]:
@@ -49,11 +50,20 @@ def account(state: StateStore, attempt: EndedAttempt) -> tuple[AuditRow, Tally]:
     return row, tally
 
 
+_EVENTS = (
+    "The watermark is not past anything that is missing. The next run of these partitions, tick or sweep goes on from"
+    " the ledger."
+)
+_SNAPSHOT = (
+    "Nobody sees a snapshot that is not published: VwPublishedSnapshots has those that are. The next run of the same"
+    " day goes on with it; once the day is over it cannot be taken any more."
+)
+
+
 def _reason(attempt: EndedAttempt, slices: RunSlices) -> str:
     return (
         f"{attempt.source_table}, partitions {attempt.partitions}: run {attempt.run_id} was killed, or ended without"
-        f" being able to say how: {attempt.why} {_kept(slices)} The watermark is not past anything that is missing. The"
-        " next run of these partitions, tick or sweep goes on from the ledger."
+        f" being able to say how: {attempt.why} {_kept(slices)} {_SNAPSHOT if attempt.is_snapshot else _EVENTS}"
     )
 
 

@@ -17,6 +17,8 @@ from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.sensors import runs_without_a_word
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
+from defender_adx_pipeline.local.data import add_state
+from defender_adx_pipeline.migration.attempt import Asked
 from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_row
 from defender_adx_pipeline.migration.slices import Slice
@@ -39,7 +41,7 @@ def killed_run(
 ) -> dg.DagsterRun:
     """A run as a kill leaves it: its step has begun, and nothing else happened."""
     run = dagster.instance.create_run_for_job(
-        dagster.definitions.resolve_job_def("event_tables"),
+        dagster.definitions.resolve_job_def("snapshot_tables" if table.kind == "snapshot" else "event_tables"),
         asset_selection=frozenset({raw_key(table)}),
         tags={**worker.tags(), **(tags or {"dagster/partition": "2026-11-20"})},
         status=status,
@@ -94,6 +96,27 @@ def test_a_killed_run_is_ended_and_gets_its_audit_row_with_what_the_ledger_has(
     ended = dagster.instance.get_run_by_id(run.run_id)
     assert ended is not None
     assert ended.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_killed_run_over_a_snapshot_table_gets_a_row_that_says_what_becomes_of_the_day(
+    world: World, dagster: Dagster
+) -> None:
+    known, today = world.catalogue["DeviceTvmInfoGathering"], world.now.date().isoformat()
+    add_state(world.tenant.source, known.name, 30)
+    run = killed_run(dagster, known, tags={"dagster/partition": today})
+    # As far as the asset comes before its rows are read.
+    begun = world.migration().extract(Asked(known.name, RunIdentity(run.run_id, today), None))
+    assert begun is not None
+    assert settle(world, dagster) == [run.run_id]
+    row = world.audits(known.name)[-1]
+    assert (row["Status"], row["RecordCount"]) == ("Failed", 0)
+    for part in (run.run_id, today, "Of its 1 slices", "not published", "The next run of the same day goes on with it"):
+        assert part in row["FailureReason"]
+    assert dagster.observations(known.name)[-1].partition == today
+    # Not published either: other tests ask what is due today.
+    goes_on = world.migration().extract(Asked(known.name, RunIdentity("the next", today), None))
+    assert goes_on is not None
+    assert goes_on.plan.resumed == {item.slice_id for item in begun.plan.slices} != set()
 
 
 def test_an_attempt_that_could_not_write_its_audit_row_gets_it_from_its_observation(
