@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0 when nothing is missing, doubled or unexplained."""
     parser = argparse.ArgumentParser(prog="faults", description="Faults of every kind, each through whole runs.")
     parser.add_argument(
-        "--subset", action="store_true", help="one in three of the cases that are many, and no long one"
+        "--subset", action="store_true", help="some of each group, every kind of error among them, and no long one"
     )
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="kill -9 at so many points, too")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases with this text in their group or name")
