@@ -51,6 +51,14 @@ def snapshots_of_day(source_table: str, day: datetime) -> str:
     )
 
 
+def open_snapshots(source_table: str) -> str:
+    """The newest ledger row of every snapshot of a table, of any day, that is neither published nor given up."""
+    return (
+        f"{LEDGER_VIEW}\n| where SourceTable == {kql_string(source_table)} and Kind == 'Snapshot'"
+        " and State == 'Planned'"
+    )
+
+
 def snapshot_slices(source_table: str, taken_at: datetime) -> str:
     """The newest ledger row of every slice of a snapshot, in the order of its buckets.
 

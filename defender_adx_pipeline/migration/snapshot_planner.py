@@ -92,7 +92,7 @@ class SnapshotPlanner:
         return self.begin(configuration, run, now)
 
     def begin(self, configuration: TableConfiguration, run: RunIdentity, now: datetime) -> Plan:
-        """A new snapshot; those of the day that are open are given up, and nobody will see their rows.
+        """A new snapshot; those that are open are given up, also of other days, and nobody will see their rows.
 
         Raises:
             As `plan`.
@@ -122,18 +122,7 @@ class SnapshotPlanner:
         )
         slices = snapshot.slices(by_bucket)
         present = self._clock()
-        rows = [
-            snapshot_row(
-                snapshot_from_row(row, ()),
-                run,
-                state="Failed",
-                now=present,
-                SliceId=row["SliceId"],
-                Reason=f"given up for the one of {taken_at.isoformat()}",
-            )
-            for row in today
-            if row["State"] == "Planned"
-        ]
+        rows = self._given_up(table.name, run, f"given up for the one of {taken_at.isoformat()}")
         rows.append(snapshot_row(snapshot, run, state="Planned", now=present))
         rows += [slice_row(item, run, state="Planned", now=present) for item in slices]
         self._state.append_ledger(rows)
@@ -159,9 +148,32 @@ class SnapshotPlanner:
         return [slice_from_row(row) for row in self._state.snapshot_slices(plan.table, plan.window.start)]
 
     def record(self, plan: Plan, state: SnapshotState, **facts: Any) -> None:
-        """Write down what became of a plan's snapshot: one row, there as a whole or not at all."""
-        if plan.snapshot is not None:
-            self._state.append_ledger([snapshot_row(plan.snapshot, plan.run, state=state, now=self._clock(), **facts)])
+        """Write down what became of a plan's snapshot, in one append, there as a whole or not at all."""
+        if plan.snapshot is None:
+            return
+        rows = [snapshot_row(plan.snapshot, plan.run, state=state, now=self._clock(), **facts)]
+        if state == "Failed":
+            rows += self._dropped(plan.table, plan.window.start, plan.run, str(facts.get("Reason", "")))
+        self._state.append_ledger(rows)
+
+    def _given_up(self, table: str, run: RunIdentity, reason: str) -> list[dict[str, Any]]:
+        """Rows that give up every open snapshot of a table."""
+        rows: list[dict[str, Any]] = []
+        for row in self._state.open_snapshots(table):
+            known = snapshot_from_row(row, ())
+            facts = {"SliceId": row["SliceId"], "Reason": reason}
+            rows.append(snapshot_row(known, run, state="Failed", now=self._clock(), **facts))
+            rows += self._dropped(table, known.taken_at, run, reason)
+        return rows
+
+    def _dropped(self, table: str, taken_at: datetime, run: RunIdentity, reason: str) -> list[dict[str, Any]]:
+        """Rows for the slices of a given-up snapshot that nobody will drive on."""
+        known = map(slice_from_row, self._state.snapshot_slices(table, taken_at))
+        return [
+            slice_row(item, run, state="Failed", now=self._clock(), Reason=reason)
+            for item in known
+            if item.state in OPEN_STATES
+        ]
 
     def _of_today(self, configuration: TableConfiguration, now: datetime) -> list[dict[str, Any]]:
         """The row in force of every snapshot of today in this destination, the latest first."""

@@ -87,6 +87,10 @@ class StateStore:
         """The row in force of every snapshot that was begun on a day, the latest first."""
         return self._adx.query(snapshot_kql.snapshots_of_day(source_table, day))
 
+    def open_snapshots(self, source_table: str) -> list[dict[str, Any]]:
+        """The row in force of every snapshot, of any day, that is neither published nor given up."""
+        return self._adx.query(snapshot_kql.open_snapshots(source_table))
+
     def snapshot_slices(self, source_table: str, taken_at: datetime) -> list[dict[str, Any]]:
         """The row in force of every slice of a snapshot."""
         return self._adx.query(snapshot_kql.snapshot_slices(source_table, taken_at))

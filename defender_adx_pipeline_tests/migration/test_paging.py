@@ -164,6 +164,7 @@ def test_a_table_that_changes_in_both_tries_fails_loudly_and_the_snapshot_before
     assert seen(world, TABLE) == old
     assert world.statuses(TABLE)[-1] == "Failed"
     assert [row["State"] for row in snapshots(world, TABLE)][:3] == ["Failed", "Failed", "Published"]
+    assert {row["State"] for row in world.ledger(TABLE)} == {"Confirmed", "Failed"}
 
 
 def fail_in_the_middle(world: World) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.local.data import add_state, evolve
 from defender_adx_pipeline.migration.ledger import RunIdentity
@@ -19,7 +20,13 @@ from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.test_snapshot_attempt import BY_BUCKET, READS, ROWS, seen, snapshots, take
 from defender_adx_pipeline_tests.migration.world import World, entered, settings_of
 
-TABLES = ("DeviceTvmBrowserExtensions", "DeviceTvmCertificateInfo", "DeviceTvmHardwareFirmware", "ExposureGraphNodes")
+TABLES = (
+    "DeviceTvmBrowserExtensions",
+    "DeviceTvmCertificateInfo",
+    "DeviceTvmHardwareFirmware",
+    "DeviceTvmSoftwareInventory",
+    "ExposureGraphNodes",
+)
 DAY = timedelta(days=1)
 
 
@@ -111,6 +118,16 @@ def test_a_ledger_that_lacks_buckets_of_a_snapshot_is_not_taken_for_all_of_it(wo
     take(world, table)
     assert seen(world, table) == world.truth(table)
     assert [row["State"] for row in snapshots(world, table)] == ["Published", "Failed"]
+
+
+def test_what_is_given_up_leaves_nothing_open_in_the_ledger_also_of_the_day_before(world: World, table: str) -> None:
+    world.tenant.faults.add("hunting", "status", status=400, match=READS, first=3, times=1)
+    with pytest.raises(HuntingError):
+        take(world, table, clock=lambda: utc_now() - DAY)
+    assert {row["State"] for row in world.ledger(table)} > {"Planned"}
+    take(world, table)
+    assert [row["State"] for row in snapshots(world, table)] == ["Published", "Failed"]
+    assert {row["State"] for row in world.ledger(table)} == {"Confirmed", "Failed"}
 
 
 def test_a_machine_whose_clock_is_behind_takes_no_snapshot_before_the_last_one(world: World, table: str) -> None:
