@@ -108,12 +108,19 @@ def run_slices(source_table: str, run_id: str) -> str:
 
 
 def ledger_summary() -> str:
-    """Per source table: what is open, and the confirmed windows' outer bounds."""
+    """Per source table: what is open, and the confirmed windows' outer bounds.
+
+    Slices of a snapshot have its bounds. Once it is published, given up, or of a day that is over, nobody goes on with
+    those that are left.
+    """
     return (
         f"{LEDGER_VIEW}\n| extend From = iff(Kind == 'Window', WindowStart, datetime(null)),"
         " To = iff(Kind == 'Window', WindowEnd, datetime(null))"
-        "\n| summarize OpenSlices = countif(Kind == 'Slice' and State in ('Planned', 'Queued')),"
-        " CoveredFrom = min(From), CoveredTo = max(To) by SourceTable"
+        "\n| summarize Open = countif(Kind == 'Slice' and State in ('Planned', 'Queued')),"
+        " Ended = countif(Kind == 'Snapshot' and (State != 'Planned' or WindowStart < startofday(now()))),"
+        " From = min(From), To = max(To) by SourceTable, WindowStart, WindowEnd"
+        "\n| summarize OpenSlices = sum(iff(Ended == 0, Open, 0)), CoveredFrom = min(From), CoveredTo = max(To)"
+        " by SourceTable"
     )
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from defender_adx_pipeline.adx import state_kql
+from defender_adx_pipeline.adx import snapshot_kql, state_kql
 from defender_adx_pipeline.catalogue import TableKind
-from defender_adx_pipeline.instants import parse_instant, utc_now
+from defender_adx_pipeline.instants import parse_instant, sort_key, utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.connections import Database
@@ -41,6 +41,11 @@ class TableState:
     audit_rows: int | None
     reason: str
     """Why the last attempt failed, or why the configuration row cannot be followed."""
+    kind: str = ""
+    """`event` or `snapshot`; empty where the configuration row cannot be followed."""
+    published: str | None = None
+    """The SnapshotTime of the latest published snapshot, of a snapshot table that has one."""
+    published_rows: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -57,9 +62,10 @@ def table_states(database: Database) -> list[TableState]:
     agendas = [read_agenda(database.state, database.catalogue, kind) for kind in _KINDS]
     audits = {row["TableName"]: row for row in database.adx.query(state_kql.latest_audits())}
     ledger = {row["SourceTable"]: row for row in database.adx.query(state_kql.ledger_summary())}
+    snapshots = {row["SourceTable"]: row for row in database.adx.query(snapshot_kql.latest_days())}
     now = utc_now()
     states = [
-        _state(item, audits.get(item.table.name, {}), ledger.get(item.table.name, {}), now)
+        _state(item, now, *(rows.get(item.table.name, {}) for rows in (audits, ledger, snapshots)))
         for agenda in agendas
         for item in agenda.tables
     ]
@@ -81,7 +87,7 @@ def print_status(states: list[TableState], console: Console) -> None:
             "yes" if state.active else "no",
             state.watermark if state.lag_seconds is not None else "nothing loaded yet",
             _lag(state.lag_seconds),
-            state.covered_to,
+            _covered(state),
             str(state.open_slices),
             f"[{colour}]{state.audit_status or 'never'}[/{colour}]",
             "" if state.audit_rows is None else str(state.audit_rows),
@@ -90,7 +96,13 @@ def print_status(states: list[TableState], console: Console) -> None:
     console.print(table)
 
 
-def _state(item: TableConfiguration, audit: Mapping[str, Any], ledger: Mapping[str, Any], now: datetime) -> TableState:
+def _state(
+    item: TableConfiguration,
+    now: datetime,
+    audit: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    snapshot: Mapping[str, Any],
+) -> TableState:
     lag = (now - parse_instant(item.watermark)).total_seconds() if item.loaded_before else None
     return TableState(
         table=item.table.name,
@@ -105,11 +117,20 @@ def _state(item: TableConfiguration, audit: Mapping[str, Any], ledger: Mapping[s
         audit_time=str(audit.get("Timestamp") or ""),
         audit_rows=audit.get("RecordCount"),
         reason=str(audit.get("FailureReason") or ""),
+        kind=item.table.kind,
+        published=sort_key(str(snapshot["SnapshotTime"])) if snapshot else None,
+        published_rows=int(snapshot["QueryableRows"] or 0) if snapshot else None,
     )
 
 
 def _problem(name: str, reason: str) -> TableState:
     return TableState(name, "", True, "", None, "", "", 0, "", "", None, reason)  # noqa: FBT003 - a whole row
+
+
+def _covered(state: TableState) -> str:
+    if state.published is None:
+        return state.covered_to
+    return f"snapshot of {state.published[:10]}, {state.published_rows:,} rows"
 
 
 def _lag(seconds: float | None) -> str:

@@ -2,18 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
 from defender_adx_pipeline.cli import app
+from defender_adx_pipeline.cli.comparing import SnapshotResult, compare_snapshot
+from defender_adx_pipeline.instants import utc_now
+from defender_adx_pipeline.local.data import add_state, evolve
+from defender_adx_pipeline.migration.attempt import Asked
+from defender_adx_pipeline.migration.connections import open_database
+from defender_adx_pipeline.migration.ledger import RunIdentity
+from defender_adx_pipeline.migration.snapshots import snapshot_row
+from defender_adx_pipeline.migration.windows import Window, bin_floor
 from defender_adx_pipeline.settings import Settings
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, settings_of
 
 TABLE = "DeviceLogonEvents"
+SNAPSHOT, OTHER, COMPARED = "DeviceTvmSoftwareInventory", "DeviceTvmHardwareFirmware", "DeviceTvmCertificateInfo"
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +32,12 @@ def shared_world(open_tenant: OpenTenant) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
         yield World(tenant, settings_of(tenant, patch), stack)
+
+
+@pytest.fixture(scope="module")
+def bootstrapped(shared_world: World) -> None:
+    """The objects of all tables, made once for the tests that only need them to be there."""
+    shared_world.bootstrap()
 
 
 @pytest.fixture
@@ -104,8 +121,8 @@ def test_the_way_of_a_table_from_bootstrap_to_status(world: World) -> None:
     assert "30" in run("query", f"{TABLE}Raw | count").output
 
 
+@pytest.mark.usefixtures("bootstrapped")
 def test_a_window_by_hand_is_taken_as_given(world: World) -> None:
-    run("bootstrap")
     world.rows("AlertInfo", 10, ago=timedelta(hours=5))
     start = (world.now - timedelta(hours=6)).strftime("%Y-%m-%dT%H:%M:%S")
     end = (world.now - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%S")
@@ -114,8 +131,8 @@ def test_a_window_by_hand_is_taken_as_given(world: World) -> None:
     assert "rows_loaded: 10" in synced.output
 
 
+@pytest.mark.usefixtures("bootstrapped")
 def test_wrong_options_and_tables_are_told_without_a_traceback(world: World) -> None:
-    run("bootstrap")
     half = run("sync", TABLE, "--from", "2026-11-01")
     assert (half.exit_code, "--from and --to" in half.output) == (2, True)
     unknown = run("sync", "NoSuchTable")
@@ -125,8 +142,8 @@ def test_wrong_options_and_tables_are_told_without_a_traceback(world: World) -> 
     assert "Traceback" not in half.output + unknown.output + bad.output
 
 
+@pytest.mark.usefixtures("bootstrapped")
 def test_status_fails_for_a_table_whose_last_run_failed(world: World) -> None:
-    run("bootstrap")
     world.rows("CampaignInfo", 3, ago=timedelta(hours=3))
     world.tenant.faults.add("hunting", "status", match="CampaignInfo", times=None, status=403, body="{}")
     assert run("sync", "CampaignInfo").exit_code == 1
@@ -136,6 +153,60 @@ def test_status_fails_for_a_table_whose_last_run_failed(world: World) -> None:
     (state,) = [s for s in orjson.loads(status.output)["tables"] if s["table"] == "CampaignInfo"]
     assert state["audit_status"] == "Failed"
     assert "ThreatHunting.Read.All" in state["reason"]
+
+
+def state_of(table: str) -> dict[str, Any]:
+    (state,) = [s for s in orjson.loads(run("status", "--json").output)["tables"] if s["table"] == table]
+    return state
+
+
+@pytest.mark.usefixtures("bootstrapped")
+def test_a_snapshot_table_is_taken_as_it_is_today_and_status_tells_what_is_served(world: World) -> None:
+    add_state(world.tenant.source, SNAPSHOT, 40)
+    yesterday = (world.now - timedelta(days=1)).date().isoformat()
+    past = run("sync", SNAPSHOT, "--from", yesterday, "--to", world.now.date().isoformat())
+    assert (past.exit_code, "can be taken of today" in past.output.replace("\n", " ")) == (1, True)
+    assert (state_of(SNAPSHOT)["published"], state_of(SNAPSHOT)["kind"]) == (None, "snapshot")
+    facts = orjson.loads(run("sync", SNAPSHOT, "--json").output)
+    assert (facts["rows_loaded"], facts["rows_queryable"]) == (40, 40)
+    state = state_of(SNAPSHOT)
+    assert (state["published"], state["published_rows"]) == (facts["watermark"], 40)
+    assert (state["audit_status"], state["open_slices"], state["covered_to"]) == ("Success", 0, "")
+    assert state_of(TABLE)["published"] is None
+
+
+@pytest.mark.usefixtures("bootstrapped")
+def test_slices_of_a_snapshot_are_open_until_it_is_given_up(world: World) -> None:
+    add_state(world.tenant.source, OTHER, 10)
+    identity = RunIdentity("begun", world.now.date().isoformat())
+    begun = world.migration().extract(Asked(OTHER, identity, None))
+    assert begun is not None
+    assert begun.plan.snapshot is not None
+    assert state_of(OTHER)["open_slices"] == 1
+    given_up = snapshot_row(begun.plan.snapshot, identity, state="Failed", now=utc_now())
+    world.migration().state.append_ledger([given_up])
+    assert state_of(OTHER)["open_slices"] == 0
+
+
+@pytest.mark.usefixtures("bootstrapped")
+def test_a_snapshot_is_exact_only_if_it_is_published_and_has_every_row_of_defender_once(world: World) -> None:
+    url, day = world.tenant.environment()["LOCAL_TENANT_ADMIN_URL"], bin_floor(utc_now(), timedelta(days=1))
+    add_state(world.tenant.source, COMPARED, 20)
+    with open_database() as database:
+        assert compare_snapshot(database, url, COMPARED, f"{COMPARED}Raw", None) == (20, 0, 20, 0)
+        world.sync(COMPARED)
+        taken = database.state.published_on(
+            database.state.configuration(COMPARED), Window(day, day + timedelta(days=1))
+        )
+        assert compare_snapshot(database, url, COMPARED, f"{COMPARED}Raw", taken) == (20, 20, 0, 0)
+        # One row of Defender is another one since, and one is gone.
+        evolve(world.tenant.source, COMPARED, new=0, gone=1, changed=1)
+        assert compare_snapshot(database, url, COMPARED, f"{COMPARED}Raw", taken) == (19, 20, 1, 2)
+    exact = SnapshotResult(COMPARED, f"{COMPARED}Raw", 20, 20, 0, 0, "", "Success", 3, "2026-11-24T05:10:00.0000000Z")
+    assert exact.exact
+    assert exact.as_dict()["published"] == exact.published
+    for change in ({"published": None}, {"missing": 1}, {"duplicates": 1}, {"audit_status": "Failed"}):
+        assert not replace(exact, **change).exact
 
 
 def test_no_output_repeats_the_secret(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
