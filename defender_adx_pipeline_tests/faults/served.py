@@ -6,7 +6,7 @@ Here: reading it over the API, as a user does, and the verdict over one run. Not
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -133,20 +133,12 @@ def read_served(adx: AdxClient, table: str, content: Counting, view: str = "Late
 
 
 def left_open(adx: AdxClient) -> Iterator[str]:
-    """Snapshots and slices that the ledger has neither finished nor given up; of a failed snapshot no slice counts."""
-    rows = adx.query(LEDGER_VIEW)
-    given_up = {(row["SourceTable"], row["WindowStart"]) for row in _snapshots(rows) if row["State"] == "Failed"}
-    for row in _snapshots(rows):
-        if row["State"] == "Planned":
-            yield f"the snapshot of {row['SourceTable']} of {row['WindowStart']} stays open in the ledger"
-    slices = [row for row in rows if row["Kind"] == "Slice" and row["State"] in ("Planned", "Queued")]
-    still = [row for row in slices if (row["SourceTable"], row["WindowStart"]) not in given_up]
-    if still:
-        yield f"{len(still)} slices stay open in the ledger"
-
-
-def _snapshots(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    return (row for row in rows if row["Kind"] == "Snapshot")
+    """Snapshots and slices that the ledger has neither finished nor given up."""
+    for row in adx.query(f"{LEDGER_VIEW} | where Kind == 'Snapshot' and State == 'Planned'"):
+        yield f"the snapshot of {row['SourceTable']} of {row['WindowStart']} stays open in the ledger"
+    slices = adx.query(f"{LEDGER_VIEW} | where Kind == 'Slice' and State in ('Planned', 'Queued')")
+    if slices:
+        yield f"{len(slices)} slices stay open in the ledger"
 
 
 def _about_times(table: str, times: set[str]) -> Iterator[str]:
