@@ -43,6 +43,14 @@ class StoredTable:
     docstring: str = ""
 
     @property
+    def held(self) -> tuple[tuple[str, str], ...]:
+        """The columns that DuckDB holds: of names that differ in case alone the first."""
+        found: dict[str, tuple[str, str]] = {}
+        for name, kind in self.columns:
+            found.setdefault(name.casefold(), (name, kind))
+        return tuple(found.values())
+
+    @property
     def cslschema(self) -> str:
         """`A:string,B:long`, as `.show table T cslschema` prints it."""
         return ",".join(f"{name}:{kind}" for name, kind in self.columns)
@@ -78,13 +86,13 @@ def definition(column: str, kind: str) -> str:
 
 
 def check_columns(columns: Sequence[tuple[str, str]]) -> None:
-    """Refuse columns that have the same name; names that differ in case alone DuckDB cannot keep apart.
+    """Refuse columns that have the same name. Case tells names apart, though DuckDB holds one column for both.
 
     Raises:
         KustoFault: BadRequest_DuplicateColumns.
     """
     names = [name for name, _ in columns]
-    if len({name.casefold() for name in names}) != len(names):
+    if len(set(names)) != len(names):
         raise KustoFault(
             "Duplicate column names are not allowed in a table schema.", code="BadRequest_DuplicateColumns"
         )

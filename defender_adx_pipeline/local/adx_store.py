@@ -139,7 +139,7 @@ class AdxStore(EntityStore):
                 cursor.execute("DELETE FROM adx.meta.extents WHERE table_name = ?", [name])
                 cursor.execute(
                     "DELETE FROM adx.meta.entities WHERE (kind = 'table' AND name = $1)"
-                    " OR (kind IN ('mapping', 'policy') AND parent = $1)",
+                    " OR (kind IN ('docstrings', 'mapping', 'policy') AND parent = $1)",
                     [name],
                 )
             for level in LEVELS:
@@ -160,11 +160,11 @@ class AdxStore(EntityStore):
                 old = self._tables.get(table.name)
                 name = f"adx.data.{quoted(table.name)}"
                 if old is None:
-                    columns = [definition(column, kind) for column, kind in table.columns]
+                    columns = [definition(column, kind) for column, kind in table.held]
                     columns += [f"{INGESTION_TIME} TIMESTAMP", f"{EXTENT_ID} VARCHAR"]
                     cursor.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
                 else:
-                    for column, kind in table.columns[len(old.columns) :]:
+                    for column, kind in table.held[len(old.held) :]:
                         cursor.execute(f"ALTER TABLE {name} ADD COLUMN {definition(column, kind)}")
                 body = {"columns": table.columns, "folder": table.folder, "docstring": table.docstring}
                 put_entity(cursor, "table", "", table.name, body)
@@ -175,7 +175,7 @@ class AdxStore(EntityStore):
 
     def _publish(self, table: StoredTable) -> None:
         """(Re)make the views under which queries know the table."""
-        columns = ", ".join(f"t.{quoted(name)}" for name, _ in table.columns)
+        columns = ", ".join(f"t.{quoted(name)}" for name, _ in table.held)
         source = f"adx.data.{quoted(table.name)} AS t"
         joined = f"{source} LEFT JOIN adx.meta.extents AS e ON e.extent_id = t.{EXTENT_ID}"
         hidden = f"{columns}, t.{INGESTION_TIME}, t.{EXTENT_ID}"
@@ -259,7 +259,7 @@ class AdxStore(EntityStore):
         columns: Sequence[str] | None = None,
     ) -> Extent | None:
         """The insert of `load`, in a transaction whose owner holds the table."""
-        names = ", ".join(quoted(name) for name in columns or [name for name, _ in self.table(table).columns])
+        names = ", ".join(quoted(name) for name in columns or [name for name, _ in self.table(table).held])
         created, extent_id = self.clock(), str(uuid.uuid4())
         stamp = f"TIMESTAMP '{created:%Y-%m-%d %H:%M:%S.%f}', '{extent_id}'"
         into = f"INSERT INTO adx.data.{quoted(table)} ({names}, {INGESTION_TIME}, {EXTENT_ID})"

@@ -93,7 +93,8 @@ class UpdatePolicies:
         except KqlFailure as failure:
             raise UpdatePolicyError("UpdatePolicy_UnknownError", str(failure)) from failure
         shown = [translation.columns[place] for place in visible([name for name, _ in translation.columns], "delta")]
-        if [kind for _, kind in shown] != [kind for _, kind in self.store.table(target).columns]:
+        # By name, type and order ("Update policy overview").
+        if tuple(shown) != self.store.table(target).held:
             raise UpdatePolicyError(
                 "UpdatePolicy_QuerySchemaDoesNotMatchTableSchema",
                 f"The query of the update policy of '{target}' gives {shown}.",

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from defender_adx_pipeline.local.adx_schema import EXTENT_ID, EXTENT_TAGS, INGESTION_TIME, LEVELS, Level, quoted
+from defender_adx_pipeline.local.adx_expand import expansion
+from defender_adx_pipeline.local.adx_schema import (
+    EXTENT_ID,
+    EXTENT_TAGS,
+    INGESTION_TIME,
+    LEVELS,
+    Level,
+    StoredTable,
+    quoted,
+)
 from defender_adx_pipeline.local.adx_store import AdxStore
 from defender_adx_pipeline.local.commands_text import outside_literals
 from defender_adx_pipeline.local.kql import translate
@@ -97,6 +106,8 @@ class Views:
         return found
 
     def _ensure(self, name: str, body: str, within: tuple[str, ...]) -> Prepared:
+        if expanded := self._expand(name, body):
+            return expanded
         prepared = self._prepare(body, within)
         if self._made.get(name) == prepared:
             return prepared
@@ -109,6 +120,22 @@ class Views:
         for level, select in selects.items():
             self.store.publish_view(level, name, f"SELECT {', '.join(shown)} FROM ({select})")  # noqa: S608 - quoted
         self._made[name] = prepared
+        return prepared
+
+    def _expand(self, name: str, body: str) -> Prepared | None:
+        """The view of a function that only takes fields out of records, without the translator."""
+        found = expansion(body)
+        table = self.store.tables().get(found[0]) if found else None
+        if found is None or table is None:
+            return None
+        prepared = Prepared(body, "plain", (), (table.columns,))
+        if self._made.get(name) != prepared:
+            held = StoredTable(name, tuple((column, kind) for column, _, kind in found[1])).held
+            sql = {column: select for column, select, _ in found[1]}
+            fields = ", ".join(f"{sql[column]} AS {quoted(column)}" for column, _ in held)
+            for level in LEVELS:
+                self.store.publish_view(level, name, f"SELECT {fields} FROM {level}.main.{quoted(table.name)}")  # noqa: S608
+            self._made[name] = prepared
         return prepared
 
 

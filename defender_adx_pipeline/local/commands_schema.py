@@ -76,10 +76,13 @@ def create_or_alter(context: Context, reader: Reader) -> Table:
 
 
 def alter_merge(context: Context, reader: Reader) -> Table:
-    """`.alter-merge ... policy ...`, and `.alter-merge table T (...)`, which adds columns."""
+    """`.alter-merge ... policy ...`, `.alter-merge table T (...)`, which adds columns, and `... column-docstrings`."""
     ahead = Reader(reader.text, reader.at)
-    if ahead.take("table") and ahead.name() and ahead.take("("):
-        return _create_tables(context, reader, merge=True, existing=True)
+    if ahead.take("table") and ahead.name():
+        if ahead.take("("):
+            return _create_tables(context, reader, merge=True, existing=True)
+        if ahead.word() == "column-docstrings":
+            return _column_docstrings(context, reader)
     return commands_policy.alter_policy(context, reader, merge=True)
 
 
@@ -153,6 +156,26 @@ def _create_tables(context: Context, reader: Reader, *, merge: bool, existing: b
         wanted, folder=properties.get("folder", ""), docstring=properties.get("docstring", ""), merge=merge
     )
     return table_rows(context, made)
+
+
+def _column_docstrings(context: Context, reader: Reader) -> Table:
+    """`.alter-merge table T column-docstrings (A: "what it is", ...)`."""
+    reader.need("table")
+    table = context.store.table(reader.name())
+    reader.any_word()
+    reader.need("(")
+    said: dict[str, str] = {}
+    while not said or reader.take(","):
+        name = reader.name()
+        reader.need(":")
+        said[name] = reader.string()
+    reader.need(")")
+    columns = {name for name, _ in table.columns}
+    if unknown := [name for name in said if name not in columns]:
+        raise entity_not_found("Column", unknown[0], context.store.database)
+    old = context.store.get("docstrings", table.name, "columns") or {}
+    context.store.put("docstrings", table.name, "columns", {**old, **said})
+    return table_rows(context, [table])
 
 
 def _mapping(context: Context, reader: Reader, table: StoredTable) -> Table:

@@ -146,11 +146,15 @@ def _table_schema(context: Context, reader: Reader, table: StoredTable) -> Table
     if reader.take("csl"):
         return _schema(context, table, table.cslschema)
     reader.need("json")
-    return _schema(context, table, orjson.dumps(_json_schema(table)).decode())
+    return _schema(context, table, orjson.dumps(_json_schema(context, table)).decode())
 
 
-def _json_schema(table: StoredTable) -> Document:
-    columns = [{"Name": name, "Type": _NET_TYPES[kind], "CslType": kind} for name, kind in table.columns]
+def _json_schema(context: Context, table: StoredTable) -> Document:
+    said = context.store.get("docstrings", table.name, "columns") or {}
+    columns = [
+        {"Name": name, "Type": _NET_TYPES[kind], "CslType": kind} | ({"DocString": said[name]} if name in said else {})
+        for name, kind in table.columns
+    ]
     return {"Name": table.name, "Folder": table.folder, "DocString": table.docstring, "OrderedColumns": columns}
 
 
@@ -318,7 +322,7 @@ def _database_json(context: Context) -> Document:
     }
     database = {
         "Name": context.store.database,
-        "Tables": {table.name: _json_schema(table) for table in context.store.tables().values()},
+        "Tables": {table.name: _json_schema(context, table) for table in context.store.tables().values()},
         "MaterializedViews": {name: {"Name": name} for _, name, _ in context.store.documents("view")},
         "Functions": functions,
     }

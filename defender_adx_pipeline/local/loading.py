@@ -136,7 +136,7 @@ def _select(table: StoredTable, batch: Batch) -> tuple[str, dict[str, Any], list
 
 def _json_select(table: StoredTable, batch: Batch) -> tuple[str, dict[str, Any], list[str]]:
     parameters: dict[str, Any] = {"path": str(batch.path)}
-    mapping = batch.mapping or [{"column": name, "Properties": {"Path": f"$['{name}']"}} for name, _ in table.columns]
+    mapping = batch.mapping or [{"column": name, "Properties": {"Path": f"$['{name}']"}} for name, _ in table.held]
     kinds = dict(table.columns)
     expressions: list[str] = []
     columns: list[str] = []

@@ -72,6 +72,11 @@ def test_a_load_that_fails_leaves_nothing(store):
     assert store.load("T", "SELECT 1 WHERE false") is None
 
 
-def test_columns_are_told_apart_by_more_than_case(store):
+def test_columns_may_differ_in_case_alone_though_rows_hold_the_first_and_are_refused_when_they_are_equal(store):
     with pytest.raises(KustoFault, match="Duplicate column"):
-        store.create_table("T", [("A", "long"), ("a", "string")], merge=False)
+        store.create_table("T", [("A", "long"), ("A", "string")], merge=False)
+    table = store.create_table("T", [("A", "long"), ("a", "long")], merge=False)
+    assert table.cslschema == "A:long,a:long"
+    store.create_table("T", [("A", "long"), ("a", "long"), ("B", "long")], merge=True)
+    store.load("T", "SELECT 1, 2")
+    assert store.cursor().execute("SELECT A, B FROM T").fetchall() == [(1, 2)]

@@ -72,3 +72,13 @@ def test_policies_cascade_and_a_disabled_one_does_nothing(adx):
     policy(adx, "D2", "D1", "D1", IsEnabled=False)
     adx.command(".append D1 <| print 5")
     assert adx.count("D2") == 1
+
+
+def test_a_query_whose_columns_have_other_names_or_another_order_fails(adx):
+    adx.command(".create table E1 (N: long, M: long)")
+    adx.command(".create table E2 (N: long, M: long)")
+    for query in ("E1 | project N, Other = M", "E1 | project M, N"):
+        policy(adx, "E2", "E1", query)
+        with pytest.raises(KustoApiError, match="QuerySchemaDoesNotMatchTableSchema|update policy"):
+            adx.command(".append E1 <| print N = 1, M = 2")
+    assert (adx.count("E1"), adx.count("E2")) == (0, 0)
