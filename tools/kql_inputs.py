@@ -1,7 +1,7 @@
 """Write what `kql_check.js` checks besides the statements of a test run: `python tools/kql_inputs.py FOLDER`.
 
 Here: the schema of the Defender side, from the catalogue with the columns that tenants have though no page lists them,
-and the statements of `kql/` as they are sent. Not here: the check itself.
+the statements of `kql/` as they are sent, and the queries for values that do not fit. Not here: the check itself.
 """
 
 import json
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from defender_adx_pipeline.adx.schema import Placeholders, statements
+from defender_adx_pipeline.adx.typed_checks import checked_columns, unfit_counts, unfit_records
 from defender_adx_pipeline.catalogue import load_catalogue
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -22,10 +23,16 @@ def main(folder: Path) -> None:
         for table in load_catalogue().values()
     }
     (folder / "schema.json").write_text(json.dumps({"defender": tables}), encoding="utf-8")
-    lines = (
+    names = Placeholders("defender", NOBODY, NOBODY, retention_days=730)
+    lines = [
         {"side": "adx", "kind": "command", "text": statement.text, "source": "kql/", "file": "scripts.jsonl"}
-        for statement in statements(Placeholders("defender", NOBODY, NOBODY))
-    )
+        for statement in statements(names, typed=True)
+    ]
+    lines += [
+        {"side": "adx", "kind": "query", "text": text, "source": "typed_checks", "file": "scripts.jsonl"}
+        for table in load_catalogue().values()
+        for text in (unfit_counts(table), *(unfit_records(table, one.name) for one in checked_columns(table)[:1]))
+    ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (folder / "scripts.jsonl").write_text(text, encoding="utf-8")
 

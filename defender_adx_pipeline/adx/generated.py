@@ -1,8 +1,8 @@
 """The scripts of `kql/` that list the Defender tables, written from the catalogue.
 
 Here: the text of those files for any set of tables. Not here: scripts that are the same for every catalogue (they are
-written by hand in `kql/`), the functions of one snapshot table (`snapshot_views`), reading and running the scripts
-(`scripts`, `schema`). `tools/generate_kql.py` commits the result.
+written by hand in `kql/`), the functions of one snapshot table (`snapshot_views`), the scripts about typed tables
+(`typed_scripts`), reading and running any of them (`scripts`, `schema`). `tools/generate_kql.py` commits the result.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ import orjson
 
 from defender_adx_pipeline.adx.kql import MAPPING, RECORDS
 from defender_adx_pipeline.adx.snapshot_views import snapshot_functions
+from defender_adx_pipeline.adx.typed_scripts import TYPED
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.instants import EPOCH_1900, to_text
 from defender_adx_pipeline.quoting import kql_bool, kql_name, kql_string
@@ -173,5 +174,6 @@ GENERATED: Mapping[str, Callable[[Sequence[DefenderTable]], str]] = {
     "21_raw_table_policies.kql": policies,
     "22_snapshot_views.kql": snapshot_views,
     "40_configuration_rows.kql": configuration_rows,
+    **TYPED,
 }
 """Files of `kql/` that depend on the catalogue, with what writes each."""

@@ -1,8 +1,8 @@
 """What the database has and what it lacks: applying the scripts of `kql/`, and telling what is there.
 
-Here: bootstrap, which may be run again at any time, and `inspect`. Not here: the statements (`scripts`, `generated`)
-and typed tables. A database made by the older script, whose VwLatestMigrationConfiguration is a materialized view and
-whose MigrationConfiguration lacks a column, is taken over as it is.
+Here: bootstrap, which may be run again at any time, and `inspect`. Not here: the statements (`scripts`, `generated`).
+Typed tables are made on request. A database made by the older script, whose VwLatestMigrationConfiguration is a
+materialized view and whose MigrationConfiguration lacks a column, is taken over as it is.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ STATE_VIEWS = (CONFIGURATION_VIEW, LEDGER_VIEW, SNAPSHOTS_VIEW)
 _VIEW_FILE = "11_vw_latest_migration_configuration.kql"
 _ROLES_FILE = "30_roles.kql"
 _ROWS_FILE = "40_configuration_rows.kql"
+_RESTRICTED_FILE = "56_restricted_tables.kql"
 
 ViewShape = Literal["function", "materialized view"]
 
@@ -106,6 +107,8 @@ def bootstrap(
     tenant_id: str | None,
     tables: Iterable[DefenderTable] | None = None,
     grants: bool = True,
+    typed: bool = False,
+    retention_days: int | None = None,
 ) -> BootstrapReport:
     """Run the scripts, one statement after the other. Running them again changes nothing and resets no watermark.
 
@@ -114,7 +117,9 @@ def bootstrap(
         client_id: the pipeline's own identity, which gets the roles of `30_roles.kql`.
         tenant_id: the Entra tenant of that identity.
         tables: the Defender tables to make; all of the shipped catalogue when absent.
-        grants: whether to grant the roles.
+        grants: whether to grant the roles. Without them no table is restricted either: the pipeline could not read it.
+        typed: whether to make the typed tables, too.
+        retention_days: how long raw and typed tables keep rows; the policies stay as they are when absent.
 
     Raises:
         SchemaScriptError: a name is missing or cannot stand in a statement; nothing was sent.
@@ -126,12 +131,13 @@ def bootstrap(
             " leave the roles out. Nothing was sent."
         )
     listed = None if tables is None else tuple(tables)
-    names = Placeholders(client.database, client_id, tenant_id)
+    names = Placeholders(client.database, client_id, tenant_id, retention_days=retention_days)
     before = inspect(client)
     skip = {_VIEW_FILE} if before.configuration_view == "materialized view" else set()
-    skip |= set() if grants else {_ROLES_FILE}
-    planned = statements(names, tables=listed)
-    applied = _run(client, [item for item in planned if item.file not in skip | {_ROWS_FILE}])
+    skip |= set() if grants else {_ROLES_FILE, _RESTRICTED_FILE}
+    planned = statements(names, tables=listed, typed=typed)
+    skipped = [item for item in planned if item.file in skip or "RetentionDays" in item.placeholders]
+    applied = _run(client, [item for item in planned if item not in skipped and item.file != _ROWS_FILE])
     # Only now the table has all its columns, and an append has to follow the order in which it has them.
     after = inspect(client, listed or ())
     rows = statements(
@@ -141,7 +147,7 @@ def bootstrap(
     applied += _run(client, [item for item in rows if item.file == _ROWS_FILE])
     return BootstrapReport(
         applied=tuple(applied),
-        skipped=tuple(item for item in planned if item.file in skip),
+        skipped=tuple(skipped),
         found=(*after.findings, *(() if grants else (_NO_GRANTS,))),
     )
 

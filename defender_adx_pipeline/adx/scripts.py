@@ -15,11 +15,13 @@ from pathlib import Path
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS, GENERATED
 from defender_adx_pipeline.adx.kql import literal
+from defender_adx_pipeline.adx.typed_policies import SHORTEST_RETENTION_DAYS
+from defender_adx_pipeline.adx.typed_scripts import TYPED
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.quoting import kql_name
 
 _RUN_BY = re.compile(r"^// Run by: (.+)$", re.MULTILINE)
-_PLACEHOLDER = re.compile(r"\{(Database|ClientId|TenantId|MigrationConfigurationColumns)\}")
+_PLACEHOLDER = re.compile(r"\{(Database|ClientId|TenantId|MigrationConfigurationColumns|RetentionDays)\}")
 # A GUID, or a domain for the tenant: nothing that could end the quotes around it.
 _PRINCIPAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 _FENCE = re.compile("```")
@@ -63,6 +65,8 @@ class Placeholders:
     tenant_id: str | None = None
     configuration_columns: Mapping[str, str] = field(default_factory=lambda: CONFIGURATION_COLUMNS)
     """Name and type of the columns that MigrationConfiguration has, in its order."""
+    retention_days: int | None = None
+    """How long rows are kept, in days since they arrived."""
 
     def __post_init__(self) -> None:
         if self.database is not None:
@@ -70,6 +74,11 @@ class Placeholders:
         for name, value in (("AZURE_CLIENT_ID", self.client_id), ("AZURE_TENANT_ID", self.tenant_id)):
             if value is not None and not _PRINCIPAL.fullmatch(value):
                 raise SchemaScriptError(f"{name}: {value!r} is neither a GUID nor a domain. Nothing was sent.")
+        if self.retention_days is not None and self.retention_days < SHORTEST_RETENTION_DAYS:
+            raise SchemaScriptError(
+                f"DEFENDER_RETENTION_DAYS: {self.retention_days} is less than {SHORTEST_RETENTION_DAYS}: rows that"
+                " Defender and the queue still have would count as missing and be loaded again. Nothing was sent."
+            )
 
     def fill(self, text: str) -> str:
         """The text with every known name in place of its placeholder."""
@@ -77,6 +86,7 @@ class Placeholders:
             "Database": self.database,
             "ClientId": self.client_id,
             "TenantId": self.tenant_id,
+            "RetentionDays": None if self.retention_days is None else str(self.retention_days),
             "MigrationConfigurationColumns": ", ".join(
                 _projected(name, kind) for name, kind in self.configuration_columns.items()
             ),
@@ -104,34 +114,40 @@ def kql_folder() -> Path:
     raise SchemaScriptError(f"no kql/ folder in {package} or beside it: install defender_adx_pipeline again.")
 
 
-def statements(placeholders: Placeholders, *, tables: Iterable[DefenderTable] | None = None) -> tuple[Statement, ...]:
+def statements(
+    placeholders: Placeholders, *, tables: Iterable[DefenderTable] | None = None, typed: bool = False
+) -> tuple[Statement, ...]:
     """Every statement of the scripts, in the order in which they are run.
 
     Args:
         placeholders: what to fill in.
         tables: the Defender tables that the generated scripts are about; the committed scripts when absent.
+        typed: whether the scripts about typed tables are among them.
 
     Raises:
         SchemaScriptError: a script is missing or cannot be cut into statements.
     """
-    texts = script_texts(placeholders, tables=tables)
+    texts = script_texts(placeholders, tables=tables, typed=typed)
     return tuple(statement for file, text in texts for statement in read_script(file, text))
 
 
 def script_texts(
-    placeholders: Placeholders, *, tables: Iterable[DefenderTable] | None = None
+    placeholders: Placeholders, *, tables: Iterable[DefenderTable] | None = None, typed: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Name and text of every script, in order, with the known names filled in; for a person to read and run.
 
     Args:
         placeholders: what to fill in.
         tables: as in `statements`.
+        typed: as in `statements`.
 
     Raises:
         SchemaScriptError: the folder of the scripts is missing.
     """
     listed = None if tables is None else tuple(tables)
     for path in sorted(kql_folder().glob("*.kql")):
+        if path.name in TYPED and not typed:
+            continue
         write = GENERATED.get(path.name)
         text = path.read_text(encoding="utf-8") if listed is None or write is None else write(listed)
         yield path.name, placeholders.fill(text)
