@@ -18,7 +18,7 @@ import orjson
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.defs.abandoned import Worker
-from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
+from defender_adx_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START
 from defender_adx_pipeline.defs.tables import raw_key
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.migration.connections import open_database
@@ -61,7 +61,9 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
     _print(out, {"event": "run", "label": label, "tables": len(tables)})
     with dg.DagsterInstance.get() as instance:
         _settle(instance)
-        tags = {RANGE_START: first, RANGE_END: last, LAUNCH_TAG: launch, "defender_adx/label": label}
+        # A range of one day is no partition to Dagster: a check's result would be of none.
+        days = {PARTITION: first} if first == last else {RANGE_START: first, RANGE_END: last}
+        tags = {**days, LAUNCH_TAG: launch, "defender_adx/label": label}
         done = threading.Event()
         teller = threading.Thread(target=_tell, args=(instance, launch, done, out), daemon=True)
         teller.start()

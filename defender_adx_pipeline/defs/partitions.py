@@ -8,6 +8,7 @@ import dagster as dg
 from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline.settings import SettingsError, load_settings
 
+PARTITION = "dagster/partition"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 FALLBACK_START = "2026-01-01"
@@ -44,4 +45,4 @@ def partitions_of(tags: Mapping[str, str]) -> str:
     """The partition of a run, or the first and the last of its range; empty without one."""
     if RANGE_START in tags:
         return f"{tags[RANGE_START]}...{tags[RANGE_END]}"
-    return tags.get("dagster/partition", "")
+    return tags.get(PARTITION, "")

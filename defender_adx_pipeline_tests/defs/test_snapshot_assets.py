@@ -84,6 +84,9 @@ def test_a_run_takes_todays_snapshot_and_a_fall_by_more_than_four_fifths_fails_i
         assert fallen.success
         assert not check_of(fallen).passed
         assert "19 rows, after 100 in the snapshot before" in (check_of(fallen).description or "")
+        shows = f"Vw{table}At(datetime({(utc_now() - DAY).date().isoformat()}))"
+        assert shows in (check_of(fallen).description or "")
+        assert check_of(fallen).partition == today()
     evolve(world.tenant.source, table, new=0, gone=1.0, changed=0)
     assert not check_of(dagster.materialize(table, today())).passed
     (event,) = kept.asset_materializations_for_node(f"adx__{table}Raw")
@@ -109,6 +112,10 @@ def test_another_day_fails_with_a_clear_message_and_an_inactive_table_is_skipped
     first = dagster.materialize(table, today())
     assert check_of(first).passed
     assert "no snapshot before" in (check_of(first).description or "")
+    evolve(world.tenant.source, table, new=0, gone=0.9, changed=0)
+    again = check_of(dagster.materialize(table, today()))
+    assert not again.passed
+    assert "of its day it takes the place of the one before" in (again.description or "")
 
 
 def test_a_downstream_asset_gets_the_published_snapshot_of_the_day_and_no_other(
