@@ -42,11 +42,11 @@ _MODULES = (
 STRIDES = {
     cases_peers.GROUP: 1,
     cases_defender.GROUP: 5,
-    cases_late.GROUP: 4,
+    cases_late.GROUP: 5,
     cases_loading.GROUP: 5,
-    cases_state.GROUP: 7,
+    cases_state.GROUP: 9,
     cases_concurrency.GROUP: 2,
-    cases_snapshots.GROUP: 28,
+    cases_snapshots.GROUP: 30,
     cases_snapshot_days.GROUP: 7,
     cases_snapshot_kills.GROUP: 20,
 }

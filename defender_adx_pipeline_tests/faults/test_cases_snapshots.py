@@ -1,4 +1,4 @@
-"""A few of the cases of snapshots, a reader through some runs, and that the verdict over a snapshot can be bad."""
+"""One of the cases of snapshots, a reader through some runs, and that the verdict over a snapshot can be bad."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -8,12 +8,15 @@ from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
 from defender_adx_pipeline_tests.faults import cases_snapshot_days, cases_snapshot_reader, cases_snapshots, matrix
 from defender_adx_pipeline_tests.faults.bench import Bench, dagster_run, open_bench
 from defender_adx_pipeline_tests.faults.cases_snapshot_reader import read_through
-from defender_adx_pipeline_tests.faults.snapshot_rows import RAW, ROWS, move
+from defender_adx_pipeline_tests.faults.snapshot_rows import RAW
 
-BY_NAME = {case.name: case for module in (cases_snapshots, cases_snapshot_days) for case in module.cases()}
+BY_NAME = {case.name: case for case in cases_snapshot_days.cases()}
 LATEST = f"(SELECT max(CAST(Records->>'SnapshotTime' AS VARCHAR)) FROM adx.data.\"{RAW}\")"
 OF_LATEST = f"CAST(Records->>'SnapshotTime' AS VARCHAR) = {LATEST}"
 OF_ONE = f"{OF_LATEST} AND Records->>'DeviceId' LIKE '% 100 %'"
+
+
+POLLS = 20
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +25,10 @@ def bench(open_tenant: OpenTenant) -> Iterator[Bench]:
         yield bench
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ledger, Published: every reply lost from there on",
-        "rows come and go before bucket 3",
-    ],
-)
-def test_a_snapshot_is_served_whole_or_not_at_all(bench: Bench, statements: Statements, name: str) -> None:
-    verdict = matrix.played(bench, BY_NAME[name])
+def test_a_table_that_changes_while_it_is_read_is_served_whole_with_its_drift(
+    bench: Bench, statements: Statements
+) -> None:
+    verdict = matrix.played(bench, BY_NAME["rows come and go before bucket 3"])
     statements.add_tenant(bench.tenant)
     assert (verdict.missing, verdict.duplicates, verdict.objections) == (0, 0, ())
 
@@ -38,11 +36,17 @@ def test_a_snapshot_is_served_whole_or_not_at_all(bench: Bench, statements: Stat
 def test_a_reader_sees_one_whole_state_at_every_poll(bench: Bench, statements: Statements) -> None:
     bench.reset((cases_snapshots.TABLE,))
     cases_snapshot_reader.rows(bench)
-    whole = [trouble for trouble in cases_snapshot_reader.TROUBLES if not trouble.__qualname__.startswith("kill")]
-    reader = read_through(bench, 20, whole[1:3])
+    reader = read_through(bench, POLLS, [fails_between_buckets])
     statements.add_tenant(bench.tenant)
-    assert reader.polls >= 20
+    assert reader.polls >= POLLS
     assert len(reader.by_state) > 1
+
+
+def fails_between_buckets(bench: Bench) -> None:
+    """A run that leaves a part of a snapshot in ADX."""
+    cases_snapshots.hunting("page", "server_error", first=3, times=None)(bench)
+    assert not bench.run().success
+    bench.calm()
 
 
 def spoilt(sql: str) -> object:
@@ -82,14 +86,3 @@ def test_a_snapshot_that_is_not_whole_is_found_out(
         bench.pipeline = dagster_run
     assert (verdict.missing, verdict.duplicates) == (missing, duplicates)
     assert any(objection in text for text in verdict.objections), verdict.objections
-
-
-def test_states_of_the_reader_differ_in_every_row_and_in_number(bench: Bench) -> None:
-    bench.reset((cases_snapshots.TABLE,))
-    cases_snapshot_reader.rows(bench)
-    seen = set()
-    for number in range(4):
-        move(bench, f"state {number}", number)
-        seen.add(cases_snapshot_reader.state_of(bench))
-    assert len({state.rows for state in seen}) == len({state.marker for state in seen}) == 4
-    assert all(state.rows > ROWS // 2 for state in seen)
