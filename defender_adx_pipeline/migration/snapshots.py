@@ -22,8 +22,9 @@ from defender_adx_pipeline.migration.windows import Window
 
 SnapshotState = Literal["Planned", "Published", "Failed"]
 
-RESUMED_WITHIN = timedelta(hours=12)
-"""How old a snapshot may be and still be gone on with: the older, the further apart its buckets were read."""
+RESUMED_WITHIN = timedelta(hours=2)
+"""How old a snapshot may be and still be gone on with. Defender refreshes most of these tables once or several times a
+day: buckets from before and after that, with equal counts, would look like one state."""
 
 MOST_DRIFT = 0.25
 """The part of a table that may come or go while it is read. More is a table that is emptied or filled anew just then:

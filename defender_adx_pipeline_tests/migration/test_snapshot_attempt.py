@@ -284,9 +284,9 @@ def test_two_runs_at_once_without_the_pool_publish_one_whole_version(world: Worl
 def test_an_open_snapshot_that_cannot_be_gone_on_with_is_given_up(world: World, table: str, why: str) -> None:
     key, now = world.catalogue[table].identity_columns, utc_now()
     midnight = bin_floor(now, DAY)
-    taken_at = max(midnight, now - timedelta(hours=13 if why == "too old" else 1))
-    if why == "too old" and now - taken_at < timedelta(hours=12):
-        pytest.skip("before noon nothing of today is older than twelve hours")
+    taken_at = max(midnight, now - timedelta(hours=3 if why == "too old" else 1))
+    if why == "too old" and now - taken_at < timedelta(hours=2):
+        pytest.skip("before two o'clock nothing of today is older than two hours")
     left = Snapshot(table, f"{table}Raw", taken_at, key if why == "too old" else key[:1], 7, 5)
     row = snapshot_row(left, RunIdentity("dead", "day"), state="Planned", now=taken_at)
     world.migration().state.append_ledger([row])
