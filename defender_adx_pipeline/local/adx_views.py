@@ -18,7 +18,6 @@ from defender_adx_pipeline.local.adx_schema import (
     INGESTION_TIME,
     LEVELS,
     Level,
-    StoredTable,
     quoted,
 )
 from defender_adx_pipeline.local.adx_store import AdxStore
@@ -125,16 +124,13 @@ class Views:
     def _expand(self, name: str, body: str) -> Prepared | None:
         """The view of a function that only takes fields out of records, without the translator."""
         found = expansion(body)
-        table = self.store.tables().get(found[0]) if found else None
-        if found is None or table is None:
+        table = self.store.tables().get(found.source) if found else None
+        if found is None or table is None or (found.bag, "dynamic") not in table.columns:
             return None
         prepared = Prepared(body, "plain", (), (table.columns,))
         if self._made.get(name) != prepared:
-            held = StoredTable(name, tuple((column, kind) for column, _, kind in found[1])).held
-            sql = {column: select for column, select, _ in found[1]}
-            fields = ", ".join(f"{sql[column]} AS {quoted(column)}" for column, _ in held)
             for level in LEVELS:
-                self.store.publish_view(level, name, f"SELECT {fields} FROM {level}.main.{quoted(table.name)}")  # noqa: S608
+                self.store.publish_view(level, name, found.select(f"{level}.main.{quoted(table.name)}"))
             self._made[name] = prepared
         return prepared
 

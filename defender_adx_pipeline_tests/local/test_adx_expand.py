@@ -32,6 +32,7 @@ def adx(open_tenant) -> Iterator[Kusto]:
         'ARaw | project A = tostring(R["A"]) extend',
         "ARaw | project A = tostring(R.A)",
         "ARaw | project N = 1",
+        'ARaw | project A = R["A"], B = Q["B"]',
     ],
 )
 def test_what_is_more_than_a_projection_of_fields_is_left_to_the_translator(body):
@@ -39,10 +40,10 @@ def test_what_is_more_than_a_projection_of_fields_is_left_to_the_translator(body
 
 
 def test_a_projection_of_fields_is_taken_apart():
-    source, columns = expansion(BODY)
-    assert source == "ARaw"
-    assert [(name, kind) for name, _, kind in columns] == [("Text", "string"), ("N", "long"), ("B", "dynamic")]
-    assert expansion("['A Raw']\n    | project\n        ['My col'] = todatetime(R[\"It's\"])\n")[0] == "A Raw"
+    found = expansion(BODY)
+    assert (found.source, found.bag) == ("ARaw", "R")
+    assert found.fields == (("Text", "Text", "string"), ("N", "n", "long"), ("B", "b", "dynamic"))
+    assert expansion("['A Raw']\n    | project\n        ['My col'] = todatetime(R[\"It's\"])\n").source == "A Raw"
 
 
 def test_it_gives_what_the_translator_gives_and_the_seventh_digit(adx):
@@ -100,3 +101,16 @@ def test_a_function_that_is_made_anew_gives_its_new_columns(adx):
     for name in ("A", "B"):
         adx.command(f'.create-or-alter function Anew() {{ AnewRaw | project {name} = tostring(Records["{name}"]) }}')
         assert adx.rows("Anew") == [[name.lower()]]
+
+
+def test_many_records_of_many_fields_are_expanded_in_the_memory_there_is(adx):
+    names = [f"F{number}" for number in range(80)]
+    adx.raw_table("WideRaw")
+    adx.command(f".create-merge table Wide ({', '.join(f'{name}: string' for name in names)})")
+    fields = ", ".join(f'{name} = tostring(Records["{name}"])' for name in names)
+    adx.command(f".create-or-alter function ExpandWide() {{ WideRaw | project {fields} }}")
+    policy = '[{"IsEnabled":true,"Source":"WideRaw","Query":"ExpandWide()","IsTransactional":true}]'
+    adx.command(f".alter table Wide policy update ```{policy}```")
+    adx.queue("WideRaw", json_lines([dict.fromkeys(names, "x" * 60)] * 5000))
+    eventually(lambda: adx.count("WideRaw") == 5000)
+    assert adx.rows(f'Wide | where F79 == "{"x" * 60}" | count') == [[5000]]
