@@ -76,7 +76,7 @@ class Placeholders:
                 raise SchemaScriptError(f"{name}: {value!r} is neither a GUID nor a domain. Nothing was sent.")
         if self.retention_days is not None and self.retention_days < SHORTEST_RETENTION_DAYS:
             raise SchemaScriptError(
-                f"DEFENDER_RETENTION_DAYS: {self.retention_days} is less than {SHORTEST_RETENTION_DAYS}: rows that"
+                f"retention of {self.retention_days} days is shorter than {SHORTEST_RETENTION_DAYS}: rows that"
                 " Defender and the queue still have would count as missing and be loaded again. Nothing was sent."
             )
 

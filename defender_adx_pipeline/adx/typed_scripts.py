@@ -75,8 +75,8 @@ _POLICIES = f"""\
 """
 
 _RETENTION = """\
-// Retention: DEFENDER_RETENTION_DAYS, counted from when rows arrived; without it everything is kept. Raw rows are kept
-// as long as typed ones, since a value that does not fit its column is in the raw row alone.
+// Retention: counted from when rows arrived, in days that whoever runs this gives; else policies stay as they are. Raw
+// rows are kept as long as typed ones, since a value that does not fit its column is in the raw row alone.
 """
 
 _CACHING = """\

@@ -107,7 +107,7 @@ def test_rows_are_kept_as_long_as_the_setting_says_and_no_shorter_than_they_may_
     assert sorted(names) == sorted(name for table in TABLES for name in (table.raw_table, typed_table_name(table)))
     unset = statements(Placeholders("defender"), typed=True)
     assert ["RetentionDays"] in [list(item.placeholders) for item in unset if item.file.startswith("55_")]
-    with pytest.raises(SchemaScriptError, match="DEFENDER_RETENTION_DAYS: 45 is less than 46"):
+    with pytest.raises(SchemaScriptError, match="retention of 45 days is shorter than 46"):
         Placeholders("defender", retention_days=SHORTEST_RETENTION_DAYS - 1)
 
 
