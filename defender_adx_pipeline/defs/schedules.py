@@ -23,6 +23,7 @@ from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.scope import readable_since
 
 _NOTHING = "no active event table in MigrationConfiguration is free to run"
+_NO_SNAPSHOTS = "no snapshot table in MigrationConfiguration is active"
 
 
 @dg.schedule(
@@ -89,12 +90,12 @@ def snapshot_tables_daily(
     """One run for all tables that are due: a state that nobody took today cannot be had tomorrow."""
     state, now = adx.migration_state(), utc_now()
     free = {item.table.name for item in _free_tables(context, adx, "snapshot")}
-    due = [item.table for item in due_snapshots(state, read_agenda(state, adx.catalogue, "snapshot"), now)]
+    agenda = read_agenda(state, adx.catalogue, "snapshot")
+    due = [item.table for item in due_snapshots(state, agenda, now)]
     tables = [table for table in due if table.name in free]
     if not tables:
-        yield dg.SkipReason(
-            "the snapshots of today are published" if not due else "runs over what is due are under way"
-        )
+        published = "the snapshots of today are published" if agenda.active() else _NO_SNAPSHOTS
+        yield dg.SkipReason("runs over what is due are under way" if due else published)
         return
     today, stamp = now.date().isoformat(), context.scheduled_execution_time.isoformat(timespec="minutes")
     job = snapshot_tables_job.name

@@ -175,7 +175,11 @@ def test_the_schedule_takes_what_is_active_and_not_published_today_and_then_noth
     assert due(world, dagster) == ({left}, "")
     assert dagster.materialize(left, today()).success
     assert due(world, dagster) == (set(), "the snapshots of today are published")
-    world.configure(inactive, IsActive=True)
+    for table in (published, left):
+        world.configure(table, IsActive=False)
+    assert due(world, dagster) == (set(), "no snapshot table in MigrationConfiguration is active")
+    for table in TABLES:
+        world.configure(table, IsActive=True)
 
 
 def test_jobs_of_events_and_of_snapshots_share_no_asset() -> None:
