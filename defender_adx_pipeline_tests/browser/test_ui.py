@@ -26,13 +26,15 @@ def test_the_graph_has_every_group_and_leads_from_each_source_to_its_raw_table(p
     events = load_catalogue().events()
     page.goto("/")
     page.get_by_role("link", name="lineage Lineage", exact=True).click()
-    for group in {table.group for table in events}:
+    zoom_out = page.get_by_role("button").filter(has=page.get_by_role("img", name="zoom_out"))
+    for _ in range(3):  # the graph draws what is in view only
+        zoom_out.click()
+    for group in {table.group for table in load_catalogue().values()}:
         expect(node(page, group)).to_have_count(1)
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     node(page, GROUP).dblclick()
     expect(page.get_by_text(re.compile(r"^\d+ partitions$")).first).to_be_visible()
-    zoom_out = page.get_by_role("button").filter(has=page.get_by_role("img", name="zoom_out"))
-    for _ in range(6):  # the graph draws what is in view only
+    for _ in range(6):
         zoom_out.click()
     pull_up(page, GROUP)
     for table in events:
