@@ -56,7 +56,7 @@ _EVENTS = (
 )
 _SNAPSHOT = (
     "Nobody sees a snapshot that is not published: VwPublishedSnapshots has those that are. The next run of the same"
-    " day goes on with it; once the day is over it cannot be taken any more."
+    " day goes on with it or takes a new one; once the day is over it cannot be taken any more."
 )
 
 
