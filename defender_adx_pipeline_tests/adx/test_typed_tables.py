@@ -172,7 +172,7 @@ def test_a_value_that_does_not_fit_is_null_and_counted_and_still_in_the_raw_tabl
 
 def test_an_expand_function_that_no_longer_fits_its_table_lets_nothing_in(adx: AdxClient) -> None:
     before = (adx.query("AIAgentsInfoRaw | count"), adx.query("AIAgentsInfo | count"))
-    adx.command(".alter-merge table AIAgentsInfo (Later: string)", idempotent=True)
+    adx.command(".alter-merge table AIAgentsInfo (AddedLater: string)", idempotent=True)
     ours = slice_id()
     result = load(adx, AGENTS, [sample(AGENTS, 1)], ours)
     assert result.landed == set()
@@ -181,9 +181,9 @@ def test_an_expand_function_that_no_longer_fits_its_table_lets_nothing_in(adx: A
     # The function made anew for the columns that the table has, and the same slice again.
     existing = [Column(str(row["ColumnName"]), str(row["ColumnType"])) for row in adx.query("AIAgentsInfo | getschema")]
     adx.command(expand_function(AGENTS, existing), idempotent=True)
-    record = sample(AGENTS, 1, Later="so it goes on")
+    record = sample(AGENTS, 1, AddedLater="so it goes on")
     assert load(adx, AGENTS, [record], ours).landed == {ours}
-    assert [row["Later"] for row in adx.query('AIAgentsInfo | where Later != ""')] == ["so it goes on"]
+    assert [row["AddedLater"] for row in adx.query('AIAgentsInfo | where AddedLater != ""')] == ["so it goes on"]
 
 
 # --- snapshots ----------------------------------------------------------------------------------
