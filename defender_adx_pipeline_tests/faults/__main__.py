@@ -22,16 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--reference", action="store_true", help="the flow before this project through its situations, beside ours"
     )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes, each with a bench of its own")
     parser.add_argument("--list", action="store_true", help="show the cases and run nothing")
     chosen = parser.parse_args(arguments)
     if chosen.reference:
         with open_bench() as bench:
             return 0 if cases_peers.compare_all(bench, tell) else 1
-    cases = matrix.chosen(matrix.all_cases(), subset=chosen.subset, only=chosen.only)
     if chosen.list:
+        cases = matrix.chosen(matrix.all_cases(), subset=chosen.subset, only=chosen.only)
         tell("\n".join(matrix.listed(cases)))
         return 0
-    sums = matrix.run_cases(cases, tell)
+    sums = matrix.run_in_jobs(subset=chosen.subset, only=chosen.only, jobs=chosen.jobs, say=tell)
     if chosen.kills:
         tell("-- kill -9 at random points")
         sums.add_kills(run_kills(chosen.kills, seed=7, say=tell))

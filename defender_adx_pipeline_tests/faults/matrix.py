@@ -3,11 +3,14 @@
 Here: which cases there are, playing them one after the other, the table. Not here: the cases.
 """
 
+import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
+from defender_adx_pipeline.defs.abandoned import end_with_run
 from defender_adx_pipeline_tests.faults import (
     cases_concurrency,
     cases_defender,
@@ -99,6 +102,15 @@ class Sums:
             self.unexplained += 1
             self.objections.append("too many kills hit a run that was over")
 
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(
+            self.cases + other.cases,
+            self.missing + other.missing,
+            self.duplicates + other.duplicates,
+            self.unexplained + other.unexplained,
+            [*self.objections, *other.objections],
+        )
+
     def facts(self) -> dict[str, int]:
         """For JSON."""
         return {name: getattr(self, name) for name in ("cases", "missing", "duplicates", "unexplained")}
@@ -160,6 +172,26 @@ def run_cases(cases: Sequence[Case], say: Say) -> Sums:
                 if any(run.hung for run in bench.runs):
                     break
     return sums
+
+
+def run_in_jobs(*, subset: bool, only: str, jobs: int, say: Say) -> Sums:
+    """Play the chosen cases in processes of their own, each with a bench and every so-manieth case.
+
+    Args:
+        subset: as for `chosen`.
+        only: as for `chosen`.
+        jobs: how many processes.
+        say: is told a line for each case; a function of a module, since the jobs have it, too.
+    """
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(_job, number, jobs, subset, only, say) for number in range(jobs)]
+        return sum((future.result() for future in running), Sums())
+
+
+def _job(number: int, jobs: int, subset: bool, only: str, say: Say) -> Sums:
+    end_with_run()  # here: with the process that started the jobs
+    share = chosen(all_cases(), subset=subset, only=only)[number::jobs]
+    return run_cases(share, say) if share else Sums()
 
 
 def listed(cases: Iterable[Case]) -> Iterator[str]:
