@@ -26,6 +26,7 @@ def kills(open_tenant: OpenTenant) -> Iterator[Kills]:
         yield made
 
 
+@pytest.mark.kills
 def test_runs_that_are_killed_one_after_the_other_lose_and_double_nothing_and_are_accounted_for(kills: Kills) -> None:
     chain = [
         Point(BY_NAME["queue message"], 2, "after", target="group", held=True),
