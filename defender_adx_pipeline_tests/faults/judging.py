@@ -18,7 +18,7 @@ from defender_adx_pipeline_tests.faults.launching import LABEL
 from defender_adx_pipeline_tests.faults.served import left_open
 
 WINDOW = re.compile(
-    r"\[\d{4}-\d\d-\d\dT[\d:.]+Z, \d{4}-\d\d-\d\dT[\d:.]+Z\)|\bpartitions \d{4}-\d\d-\d\d\.\.\.\d{4}-\d\d-\d\d\b"
+    r"\[\d{4}-\d\d-\d\dT[\d:.]+Z, \d{4}-\d\d-\d\dT[\d:.]+Z\)|\bpartitions \d{4}-\d\d-\d\d(?:\.\.\.\d{4}-\d\d-\d\d)?\b"
 )
 """Of an attempt that was killed before it had planned anything, the partitions alone are known."""
 KEPT = re.compile(r"\bkept\b|\bkeeps?\b|\bstays?\b|[Nn]othing (of|was|is|of)\b|\bwas not moved\b|\bloaded nothing\b")
