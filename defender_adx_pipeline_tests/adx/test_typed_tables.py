@@ -172,7 +172,7 @@ def test_a_value_that_does_not_fit_is_null_and_counted_and_still_in_the_raw_tabl
 
 def test_an_expand_function_that_no_longer_fits_its_table_lets_nothing_in(adx: AdxClient) -> None:
     before = (adx.query("AIAgentsInfoRaw | count"), adx.query("AIAgentsInfo | count"))
-    adx.command(".alter-merge table AIAgentsInfo (AddedLater: string)", idempotent=True)
+    adx.command(".create-merge table AIAgentsInfo (AddedLater: string)", idempotent=True)
     ours = slice_id()
     result = load(adx, AGENTS, [sample(AGENTS, 1)], ours)
     assert result.landed == set()
