@@ -1,7 +1,6 @@
 """Snapshot tables in Dagster: assets, the check that rows did not vanish, the daily schedule, and reading them back."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.defs.conftest import Dagster
-from defender_adx_pipeline_tests.migration.world import World, settings_of
+from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world
 
 DAY = timedelta(days=1)
 TABLES = (
@@ -33,13 +32,9 @@ ROWS = 100
 
 @pytest.fixture(scope="module")
 def shared_defs_world(open_tenant: OpenTenant) -> Iterator[World]:
-    with ExitStack() as stack:
-        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
-        with pytest.MonkeyPatch.context() as patch:
-            world = World(tenant, settings_of(tenant, patch), stack)
-            world.bootstrap(TABLES)
+    with bootstrapped_world(open_tenant, TABLES) as world:
         for table in TABLES:
-            add_state(tenant.source, table, ROWS)
+            add_state(world.tenant.source, table, ROWS)
         yield world
 
 

@@ -5,7 +5,6 @@ What is asked afterwards is what a user sees: the views. A part, a mixture or tw
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +22,7 @@ from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.snapshots import Snapshot, snapshot_row
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 from defender_adx_pipeline_tests.conftest import OpenTenant
-from defender_adx_pipeline_tests.migration.world import World, entered, settings_of
+from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
 TABLES = (
     "DeviceTvmBrowserExtensions",
@@ -43,11 +42,7 @@ BY_BUCKET = "count() by Bucket"
 
 @pytest.fixture(scope="module")
 def shared_world(open_tenant: OpenTenant) -> Iterator[World]:
-    with ExitStack() as stack:
-        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
-        with pytest.MonkeyPatch.context() as patch:
-            world = World(tenant, settings_of(tenant, patch), stack)
-            world.bootstrap(TABLES)
+    with bootstrapped_world(open_tenant, TABLES) as world:
         yield world
 
 

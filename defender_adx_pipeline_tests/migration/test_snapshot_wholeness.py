@@ -4,7 +4,6 @@ Each test is about a way in which a part of a table, or an older state, could ha
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -18,7 +17,7 @@ from defender_adx_pipeline.migration.snapshots import Snapshot, snapshot_row
 from defender_adx_pipeline.migration.windows import bin_floor
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.test_snapshot_attempt import BY_BUCKET, READS, ROWS, seen, snapshots, take
-from defender_adx_pipeline_tests.migration.world import World, entered, settings_of
+from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
 TABLES = (
     "DeviceTvmBrowserExtensions",
@@ -32,11 +31,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def shared_world(open_tenant: OpenTenant) -> Iterator[World]:
-    with ExitStack() as stack:
-        tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
-        with pytest.MonkeyPatch.context() as patch:
-            world = World(tenant, settings_of(tenant, patch), stack)
-            world.bootstrap(TABLES)
+    with bootstrapped_world(open_tenant, TABLES) as world:
         yield world
 
 

@@ -156,14 +156,18 @@ def _counted(rows: Iterable[Mapping[str, Any]]) -> Counter[bytes]:
 
 
 @contextmanager
-def bootstrapped_world(open_tenant: "OpenTenant") -> Iterator[World]:
-    """A tenant without rows whose database has the objects of every event table; the environment stays as it was."""
+def bootstrapped_world(open_tenant: "OpenTenant", tables: Sequence[str] = ()) -> Iterator[World]:
+    """A tenant without rows whose database has the objects of some tables; the environment stays as it was.
+
+    Without `tables`, those of every event table, and of one snapshot table: making the views of all of these would take
+    as long as everything else.
+    """
     with ExitStack() as stack:
         tenant = stack.enter_context(open_tenant(scale=0, quota_clock_scale=2000.0, batching_delay=0.05))
         with pytest.MonkeyPatch.context() as patch:
             world = World(tenant, settings_of(tenant, patch), stack)
-            # Not all snapshot tables: making their views would take as long as everything else.
-            world.bootstrap([*(table.name for table in world.catalogue.events()), "DeviceTvmInfoGathering"])
+            events = [table.name for table in world.catalogue.events()]
+            world.bootstrap(tables or [*events, "DeviceTvmInfoGathering"])
         yield world
 
 
