@@ -108,6 +108,14 @@ class Settings(BaseSettings):
     defender_snapshot_bytes: int = Field(
         47_500_000, ge=1024, le=50_000_000, description="Bytes that one answer for a snapshot table should stay below."
     )
+    defender_retention_days: int | None = Field(
+        None,
+        ge=46,
+        description=(
+            "Days that raw and typed tables keep a row from when it arrived, set by `bootstrap`; policies stay as they"
+            " are when absent. Above the 45 days within which a slice may come again."
+        ),
+    )
     defender_tables_file: Path | None = Field(None, description="JSON with further tables, or changes to known ones.")
 
     @model_validator(mode="after")

@@ -4,9 +4,10 @@ Not here: making it (`planner`) and doing it (`loading`).
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from defender_adx_pipeline.catalogue import Column
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount
 from defender_adx_pipeline.migration.ledger import RunIdentity
@@ -71,13 +72,19 @@ class Plan:
     """Slices of earlier attempts whose tag ADX already has: confirmed without reading."""
     with_present_rows: frozenset[str] = frozenset()
     """Ids of slices in whose window ADX already has rows: those are subtracted by identity."""
-    dynamic_columns: tuple[str, ...] = field(default=())
-    key_columns: tuple[str, ...] = field(default=())
+    columns: tuple[Column, ...] = ()
+    """Columns of the table in this tenant, in their order."""
+    key_columns: tuple[str, ...] = ()
     """Columns of the table in this tenant that place a row in its bucket."""
     snapshot: Snapshot | None = None
     """What the slices are buckets of; None for a window of an event table."""
     pages: Pages | None = None
     """What the slices are instead, where the snapshot is read by row number."""
+
+    @property
+    def dynamic_columns(self) -> tuple[str, ...]:
+        """Columns that are asked for as text."""
+        return tuple(column.name for column in self.columns if column.type == "dynamic")
 
     def expects_nothing(self, item: Slice) -> bool:
         """Whether nothing being left to load in a slice agrees with the counts: ADX has rows of it, or nobody has.

@@ -159,7 +159,7 @@ class Planner:
             resumed=frozenset(item.slice_id for item in resumed),
             landed=landed,
             with_present_rows=self._with_present_rows(configuration, counts, resumed, fresh),
-            dynamic_columns=tuple(column.name for column in columns if column.type == "dynamic"),
+            columns=columns,
             key_columns=key,
         )
         self._record(plan)

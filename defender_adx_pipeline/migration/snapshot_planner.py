@@ -221,7 +221,6 @@ class SnapshotPlanner:
         slices: Sequence[Slice],
         pages: Pages | None,
     ) -> Plan:
-        columns = self._hunting.schema(snapshot.source_table)
         window = snapshot.window
         counted = BinCount(window, snapshot.expected_rows, 0)
         return Plan(
@@ -229,7 +228,7 @@ class SnapshotPlanner:
             run=run,
             counts=Counts(window, window.length, (counted,)),
             slices=tuple(slices),
-            dynamic_columns=tuple(column.name for column in columns if column.type == "dynamic"),
+            columns=self._hunting.schema(snapshot.source_table),
             key_columns=snapshot.key,
             snapshot=snapshot,
             pages=pages,
