@@ -18,7 +18,7 @@ from defender_adx_pipeline.migration import watermark
 from defender_adx_pipeline.migration.audit import Tally
 from defender_adx_pipeline.migration.auditing import INACTIVE, AuditCallback, Auditor, no_observer
 from defender_adx_pipeline.migration.configuration import TableConfiguration
-from defender_adx_pipeline.migration.counts import compare
+from defender_adx_pipeline.migration.destination import CLOCK_SKEW
 from defender_adx_pipeline.migration.errors import (
     CountMismatchError,
     DeadLetterError,
@@ -198,8 +198,8 @@ class Migration:
         if not plan.slices and not plan.landed:
             return plan.counts
         window, grain = plan.window, plan.counts.grain
-        destination = self._planner.count_destination(plan.configuration, window, grain)
-        counts = Counts(window, grain, compare(window, grain, plan.counts.source_by_bin(), destination))
+        source = plan.counts.source_by_bin()
+        counts = self._planner.destination.compared(plan.configuration, window, grain, source)
         if counts.missing or counts.surplus:
             return self._planner.count(plan.configuration, window, grain)
         return counts
@@ -247,7 +247,11 @@ class Migration:
 
     def _latest_time(self, configuration: TableConfiguration, window: Window) -> str | None:
         query = kql.latest_times(
-            configuration.destination_table, configuration.table.time_column or "", window.start, window.end
+            configuration.destination_table,
+            configuration.table.time_column or "",
+            window.start,
+            window.end,
+            ingested_since=window.start - CLOCK_SKEW,
         )
         texts = [sort_key(str(row["Text"])) for row in self._adx.query(query)]
         return max(texts, default=None)

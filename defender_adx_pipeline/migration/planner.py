@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from defender_adx_pipeline.adx import kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Column, DefenderTable
@@ -20,7 +19,8 @@ from defender_adx_pipeline.defender.errors import QueryContext, TooLargeError
 from defender_adx_pipeline.instants import parse_instant, sort_key, utc_now
 from defender_adx_pipeline.migration import planning
 from defender_adx_pipeline.migration.configuration import TableConfiguration
-from defender_adx_pipeline.migration.counts import BinCount, compare
+from defender_adx_pipeline.migration.counts import BinCount
+from defender_adx_pipeline.migration.destination import Destination
 from defender_adx_pipeline.migration.errors import ContentionError
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
 from defender_adx_pipeline.migration.plan import Counts, Plan
@@ -29,9 +29,6 @@ from defender_adx_pipeline.migration.slices import OPEN_STATES, Slice
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 from defender_adx_pipeline.settings import Settings
-
-CLOCK_SKEW = timedelta(hours=1)
-"""How far ADX's clock may be behind those that stamped the rows: none is ingested longer before its own time."""
 
 _TRIES = 5
 _LONGEST_PAUSE = 5.0
@@ -74,6 +71,7 @@ class Planner:
 
     Attributes:
         sizes: what the run learns about answers; whoever reads tells it, and later plans follow.
+        destination: counts of ADX.
     """
 
     def __init__(
@@ -89,12 +87,12 @@ class Planner:
     ) -> None:
         self._sleep = sleep
         self._hunting = hunting_client
-        self._adx = adx
         self._loader = loader
         self._state = state
         self._options = options
         self._clock = clock
         self.sizes = Sizes(rows=options.slice_rows)
+        self.destination = Destination(adx)
 
     def plan(self, configuration: TableConfiguration, window: Window, run: RunIdentity) -> Plan:
         """Count both sides, choose slices, and write them to the ledger as `Planned`.
@@ -200,8 +198,7 @@ class Planner:
         """Rows per bin on both sides."""
         grain = grain or planning.GRAINS[0]
         source = self.count_source(configuration, window, grain)
-        destination = self.count_destination(configuration, window, grain)
-        return Counts(window, grain, compare(window, grain, source, destination))
+        return self.destination.compared(configuration, window, grain, source)
 
     def count_source(self, configuration: TableConfiguration, window: Window, grain: timedelta) -> dict[datetime, int]:
         """Rows per bin in Defender. A count that is refused as too large a query is taken in halves, cut between bins.
@@ -238,20 +235,6 @@ class Planner:
         context = QueryContext(table=table.name, purpose="count rows by bucket", window=str(window), splittable=False)
         answer = self._hunting.run(query, context=context)
         return {int(row["Bucket"]): int(row["Rows"]) for row in answer.take_records()}
-
-    def count_destination(
-        self, configuration: TableConfiguration, window: Window, grain: timedelta
-    ) -> dict[datetime, int]:
-        """Rows per bin in ADX."""
-        query = kql.time_counts(
-            configuration.destination_table,
-            configuration.table.time_column or "",
-            window.start,
-            window.end,
-            grain,
-            ingested_since=window.start - CLOCK_SKEW,
-        )
-        return {parse_instant(row["Bin"]): int(row["Rows"]) for row in self._adx.query(query)}
 
     def _choose(
         self,
@@ -300,7 +283,7 @@ class Planner:
                 overlapping = (b for b in counts.bins if b.window.overlaps(item.window))
                 if any(b.destination_rows for b in overlapping):
                     present.append(item.slice_id)
-            elif self.count_destination(configuration, item.window, planning.GRAINS[0]):
+            elif self.destination.rows(configuration, item.window, planning.GRAINS[0]):
                 present.append(item.slice_id)
         return frozenset(present)
 

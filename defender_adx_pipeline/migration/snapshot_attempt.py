@@ -130,7 +130,7 @@ class SnapshotTaker:
             return f"the ledger has buckets of {planned} rows, and {plan.snapshot.expected_rows} were counted"
         verdict = self._verdict(plan, slices)
         tally.expected_rows = sum(item.before for item in verdict.counts)
-        tally.queryable_rows = self._planner.count_destination(plan)
+        tally.queryable_rows = self._planner.count_destination(plan, verdict.received)
         tally.rows_by_day = {plan.window.start.date().isoformat(): tally.queryable_rows}
         if verdict.unexplained:
             shown = "; ".join(map(str, verdict.unexplained[:5]))

@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from defender_adx_pipeline.adx import snapshot_kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Column, DefenderTable
@@ -23,6 +22,7 @@ from defender_adx_pipeline.defender.errors import QueryContext
 from defender_adx_pipeline.instants import MICROSECOND, parse_instant
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.counts import BinCount
+from defender_adx_pipeline.migration.destination import Destination
 from defender_adx_pipeline.migration.ledger import RunIdentity, slice_from_row, slice_row
 from defender_adx_pipeline.migration.paging import Pages, pages_of
 from defender_adx_pipeline.migration.plan import Counts, Plan
@@ -61,7 +61,7 @@ class SnapshotPlanner:
         clock: Clock,
     ) -> None:
         self._hunting = hunting_client
-        self._adx = adx
+        self._destination = Destination(adx)
         self._loader = loader
         self._state = state
         self._options = options
@@ -137,11 +137,9 @@ class SnapshotPlanner:
         buckets = plan.snapshot.buckets if plan.snapshot else 1
         return self._by_bucket(plan.table, plan.key_columns, buckets)
 
-    def count_destination(self, plan: Plan) -> int:
-        """Rows of the plan's snapshot that can be queried in ADX."""
-        destination = plan.configuration.destination_table
-        (row,) = self._adx.query(snapshot_kql.rows_of_snapshot(destination, plan.window.start))
-        return int(row["Rows"] or 0)
+    def count_destination(self, plan: Plan, expected: int) -> int:
+        """Rows of the plan's snapshot that can be queried in ADX; `expected` were read."""
+        return self._destination.snapshot_rows(plan.configuration, plan.window.start, expected)
 
     def slices(self, plan: Plan) -> list[Slice]:
         """The slices of the plan's snapshot as the ledger has them: what other runs read of it, too."""

@@ -1,0 +1,59 @@
+"""Statements that count rows of typed tables, where no JSON has to be read for it. Pure functions.
+
+Here: what `sync` asks of a typed table beside its raw one. Not here: the same questions to raw tables (`kql`,
+`snapshot_kql`), and values that do not fit (`typed_checks`).
+"""
+
+from datetime import datetime, timedelta
+
+from defender_adx_pipeline.adx.snapshot_kql import CLOCKS_APART
+from defender_adx_pipeline.adx.typed_tables import plain, typed_table_name
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
+from defender_adx_pipeline.quoting import kql_datetime, kql_string, kql_timespan
+
+
+def existing_table(table: DefenderTable) -> str:
+    """A command whose answer has one row, with the column `TableName`, if the typed table is there, and else none."""
+    return f".show tables | where TableName == {kql_string(typed_table_name(table))} | project TableName"
+
+
+def totals(table: DefenderTable, ingested_since: datetime) -> str:
+    """Rows of both tables that were ingested since an instant: one row, `RawRows` and `TypedRows`.
+
+    ADX answers it from what it knows of each extent; records are not read. Rows without an ingestion time are in.
+    """
+    raw, typed = (
+        f"toscalar({plain(name)} | where {_ingested(ingested_since)} | count)"
+        for name in (table.raw_table, typed_table_name(table))
+    )
+    return f"print RawRows = {raw}, TypedRows = {typed}"
+
+
+def time_counts(
+    table: DefenderTable, start: datetime, end: datetime, grain: timedelta, *, ingested_since: datetime
+) -> str:
+    """Rows per time bin, as `kql.time_counts` has them of the raw table: `Bin` and `Rows`.
+
+    Raises:
+        ValueError: the table has no time column.
+    """
+    if table.time_column is None:
+        raise ValueError(f"{table.name} has no time column to count it by")
+    column = plain(table.time_column)
+    return (
+        f"{plain(typed_table_name(table))}\n| where {_ingested(ingested_since)}"
+        f"\n| where {column} >= {kql_datetime(start)} and {column} < {kql_datetime(end)}"
+        f"\n| summarize Rows = count() by Bin = bin({column}, {kql_timespan(grain)})"
+    )
+
+
+def rows_of_snapshot(table: DefenderTable, taken_at: datetime) -> str:
+    """Rows of one snapshot, as `snapshot_kql.rows_of_snapshot` has them of the raw table: one row, `Rows`."""
+    return (
+        f"{plain(typed_table_name(table))}\n| where {_ingested(taken_at - CLOCKS_APART)}"
+        f"\n| where {SNAPSHOT_TIME} == {kql_datetime(taken_at)}\n| summarize Rows = count()"
+    )
+
+
+def _ingested(since: datetime) -> str:
+    return f"isnull(ingestion_time()) or ingestion_time() >= {kql_datetime(since)}"
