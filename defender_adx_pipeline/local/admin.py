@@ -13,6 +13,7 @@
 - `POST /adx/tags/drop?table=T` with a list of tags, or with nothing for all: extents lose them.
 - `DELETE /adx/rows`: every table empty, every message gone; schema and functions stay.
 - `POST /snapshots/evolve`, `POST /snapshots/rows`, `/scans`: see `admin_snapshots`.
+- `GET` and `POST /source/columns`: see `admin_schema`.
 - `GET /source/tables`, `GET` and `POST /source/rows?table=T`, `GET /adx/rows?table=T`: the truth of both sides.
 
 Here: routes for tests, for the demo and for a person with curl. Not here: anything that a client of the services uses.
@@ -28,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from defender_adx_pipeline.local.admin_schema import schema_routes
 from defender_adx_pipeline.local.admin_snapshots import snapshot_routes
 from defender_adx_pipeline.local.adx_schema import Extent
 from defender_adx_pipeline.local.adx_store import AdxStore
@@ -56,6 +58,7 @@ def admin_routes(
         Route("/source/rows", _add_rows(source), methods=["POST"]),
         Route("/adx/rows", _adx_rows(adx), methods=["GET"]),
         *snapshot_routes(source),
+        *schema_routes(source),
     ]
 
 

@@ -103,7 +103,7 @@ class SourceStore:
             ("hunting_from", start or _EVER),
             ("hunting_to", end or _FOREVER),
         ):
-            cursor.execute(f"SET VARIABLE {name} = {_timestamp(moment)}")
+            cursor.execute(f"SET VARIABLE {name} = {timestamp(moment)}")
         return cursor
 
     def schema(self) -> Schema:
@@ -191,16 +191,16 @@ class SourceStore:
             have = {column.name.casefold() for column in _columns(cursor, self.catalogue[table])}
             for column in columns:
                 if column.name.casefold() not in have:
-                    cursor.execute(f"ALTER TABLE {self.stored(table)} ADD COLUMN {_definition(column)}")
+                    cursor.execute(f"ALTER TABLE {self.stored(table)} ADD COLUMN {column_definition(column)}")
                     have.add(column.name.casefold())
-            self._create_view(cursor, self.catalogue[table])
+            self.publish(cursor, table)
 
     def rename_column(self, table: str, old: str, new: str) -> None:
         """Give a column another spelling, as tenants differ from the documentation (`Isp`, `ISP`)."""
         with self._writing, self._connection.cursor() as cursor:
             cursor.execute(f"DROP VIEW {quoted(self.catalogue[table].name)}")
             cursor.execute(f"ALTER TABLE {self.stored(table)} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
-            self._create_view(cursor, self.catalogue[table])
+            self.publish(cursor, table)
 
     def rows(self, table: str, start: datetime | None = None, end: datetime | None = None) -> Iterator[bytes]:
         """The stored truth: one JSON object a line, whatever its arrival, event time in [start, end).
@@ -211,9 +211,9 @@ class SourceStore:
         time = meta.time_column
         conditions = ["true"]
         if time and start:
-            conditions.append(f"{quoted(time)} >= {_timestamp(start)}")
+            conditions.append(f"{quoted(time)} >= {timestamp(start)}")
         if time and end:
-            conditions.append(f"{quoted(time)} < {_timestamp(end)}")
+            conditions.append(f"{quoted(time)} < {timestamp(end)}")
         with self._connection.cursor() as cursor:
             record = record_sql(_columns(cursor, meta))
             cursor.execute(f"SELECT {record} FROM {self.stored(table)} WHERE {' AND '.join(conditions)}")  # noqa: S608
@@ -241,13 +241,15 @@ class SourceStore:
         return f"stored.{quoted(self.catalogue[table].name)}"
 
     def _create(self, table: DefenderTable) -> None:
-        columns = ", ".join(_definition(column) for column in distinct_columns(table))
+        columns = ", ".join(column_definition(column) for column in distinct_columns(table))
         self._connection.execute(
             f"CREATE TABLE IF NOT EXISTS {self.stored(table.name)} ({columns}, {quoted(ARRIVAL)} TIMESTAMP NOT NULL)"
         )
-        self._create_view(self._connection, table)
+        self.publish(self._connection, table.name)
 
-    def _create_view(self, cursor: duckdb.DuckDBPyConnection, table: DefenderTable) -> None:
+    def publish(self, cursor: duckdb.DuckDBPyConnection, name: str) -> None:
+        """(Re)make the view that hunting reads of a table, after a change of its columns."""
+        table = self.catalogue[name]
         names = ", ".join(quoted(column.name) for column in _columns(cursor, table))
         visible = f"{quoted(ARRIVAL)} <= getvariable('hunting_now')"
         if table.time_column:
@@ -306,7 +308,8 @@ def record_sql(columns: Iterable[Column]) -> str:
     return f"'{{' || substr(concat({', '.join(fields)}), 2) || '}}'"
 
 
-def _definition(column: Column) -> str:
+def column_definition(column: Column) -> str:
+    """A column of a stored table."""
     # KQL has no null string: a string that nobody gave is empty.
     default = " DEFAULT ''" if column.type == "string" else ""
     return f"{quoted(column.name)} {DUCKDB_TYPES[column.type]}{default}"
@@ -339,7 +342,7 @@ def _insert(
         kind = kinds[name]
         targets.append(quoted(name))
         values.append(f"CAST(unnest(?::VARCHAR[]) AS {DUCKDB_TYPES[kind]})")
-        parameters.append([_stored_text(table, name, kind, record.get(name)) for record in records])
+        parameters.append([stored_text(table, name, kind, record.get(name)) for record in records])
     parameters.append([str(record.get(ARRIVAL) or now) for record in records])
     sql = (
         f"INSERT INTO stored.{quoted(table)} ({', '.join([*targets, quoted(ARRIVAL)])})"
@@ -354,7 +357,12 @@ def _insert(
         ) from error
 
 
-def _stored_text(table: str, name: str, kind: str, value: Any) -> str | None:
+def stored_text(table: str, name: str, kind: str, value: Any) -> str | None:
+    """A JSON value as the text that DuckDB casts to its column's type.
+
+    Raises:
+        SourceError: it is of another type.
+    """
     if value is None:
         return "" if kind == "string" else None
     if kind == "dynamic":
@@ -379,5 +387,6 @@ def _count(cursor: duckdb.DuckDBPyConnection, name: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _timestamp(moment: datetime) -> str:
+def timestamp(moment: datetime) -> str:
+    """An instant as SQL literal."""
     return f"TIMESTAMP_NS '{moment.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f')}'"
