@@ -22,7 +22,7 @@ from defender_adx_pipeline.local.adx_schema import (
 )
 from defender_adx_pipeline.local.adx_store import AdxStore
 from defender_adx_pipeline.local.commands_text import outside_literals
-from defender_adx_pipeline.local.kql import translate
+from defender_adx_pipeline.local.kql import Schema, read_schema, translate
 
 _CALLS = {
     "ingestion_time": INGESTION_TIME,
@@ -53,6 +53,8 @@ class Views:
     store: AdxStore
     _made: dict[str, Prepared] = field(init=False, default_factory=dict)
     _definitions: tuple[int, list[tuple[str, str, str]]] = field(init=False, default=(-1, []))
+    _published: int = field(init=False, default=0)
+    _schemas: dict[Level, tuple[tuple[int, int], Schema]] = field(init=False, default_factory=dict)
 
     def prepare(self, text: str) -> Prepared:
         """Rewrite a query and make sure that every stored name in it can be read.
@@ -64,6 +66,22 @@ class Views:
             KqlFailure: a stored function that the query needs does not translate.
         """
         return self._prepare(text, ())
+
+    def schema(self, cursor: duckdb.DuckDBPyConnection, level: Level) -> Schema:
+        """What `read_schema` says of a level, read again when a table or view has changed.
+
+        With all typed tables in the database, reading it takes longer than a small query.
+        """
+        version = (self.store.version, self._published)
+        known = self._schemas.get(level)
+        if known is None or known[0] != version:
+            known = self._schemas[level] = (version, read_schema(cursor))
+        return known[1]
+
+    def _publish(self, level: Level, name: str, select: str) -> None:
+        self.store.publish_view(level, name, select)
+        # Only now: who read before must read again.
+        self._published += 1
 
     def _prepare(self, text: str, within: tuple[str, ...]) -> Prepared:
         text = _TABLE_CALL.sub(lambda match: f'["{match[1] or match[2]}"]', text)
@@ -117,7 +135,7 @@ class Views:
         columns = [column for column, _ in translated.columns]
         shown = [quoted(columns[place]) for place in visible(columns, prepared.level)]
         for level, select in selects.items():
-            self.store.publish_view(level, name, f"SELECT {', '.join(shown)} FROM ({select})")  # noqa: S608 - quoted
+            self._publish(level, name, f"SELECT {', '.join(shown)} FROM ({select})")  # noqa: S608 - quoted
         self._made[name] = prepared
         return prepared
 
@@ -130,7 +148,7 @@ class Views:
         prepared = Prepared(body, "plain", (), (table.columns,))
         if self._made.get(name) != prepared:
             for level in LEVELS:
-                self.store.publish_view(level, name, found.select(f"{level}.main.{quoted(table.name)}"))
+                self._publish(level, name, found.select(f"{level}.main.{quoted(table.name)}"))
             self._made[name] = prepared
         return prepared
 

@@ -62,7 +62,13 @@ class QueryEngine:
         try:
             prepared = self.views.prepare(text)
             with closing(self.store.cursor(prepared.level)) as cursor:
-                result = run_kql(cursor, prepared.text, functions=prepared.functions, parameters=parameters or None)
+                result = run_kql(
+                    cursor,
+                    prepared.text,
+                    functions=prepared.functions,
+                    parameters=parameters or None,
+                    schema=self.views.schema(cursor, prepared.level),
+                )
         except KqlFailure as failure:
             raise as_fault(failure) from failure
         places = visible([name for name, _ in result.columns], prepared.level)
