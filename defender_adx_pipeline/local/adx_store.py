@@ -69,7 +69,7 @@ class AdxStore(EntityStore):
             self._publish(table)
 
     @contextmanager
-    def _writing(self, tables: Iterable[str]) -> Iterator[None]:
+    def writing(self, tables: Iterable[str]) -> Iterator[None]:
         """One writer per table at a time; in the order of names, so that two writers cannot wait for each other."""
         with ExitStack() as held:
             for name in sorted(set(tables)):
@@ -132,7 +132,7 @@ class AdxStore(EntityStore):
 
     def drop_table(self, name: str) -> None:
         """Forget a table with its data, extents and mappings."""
-        with self._lock, self._writing([name]):
+        with self._lock, self.writing([name]):
             self.table(name)
             with self.transaction() as cursor:
                 cursor.execute(f"DROP TABLE adx.data.{quoted(name)}")
@@ -155,7 +155,7 @@ class AdxStore(EntityStore):
         return int(row[0]) if row else 0
 
     def _save_tables(self, tables: Sequence[StoredTable]) -> None:
-        with self._writing(table.name for table in tables), self.transaction() as cursor:
+        with self.writing(table.name for table in tables), self.transaction() as cursor:
             for table in tables:
                 old = self._tables.get(table.name)
                 name = f"adx.data.{quoted(table.name)}"
@@ -232,7 +232,7 @@ class AdxStore(EntityStore):
             AlreadyIngestedError: an extent of the table carries `ingest-by:` with one of `unless`.
         """
         after = self.after_load
-        with self._writing({table, *(after.targets(table) if after else ())}), self.transaction() as cursor:
+        with self.writing({table, *(after.targets(table) if after else ())}), self.transaction() as cursor:
             if self.has_ingest_by(table, unless):
                 raise AlreadyIngestedError(table, unless)
             if level != "plain":
@@ -299,7 +299,7 @@ class AdxStore(EntityStore):
             The extents that lost one, as they are now.
         """
         changed = []
-        with self._writing([table]):
+        with self.writing([table]):
             for extent in self.extents(table):
                 gone = set(dropped(extent))
                 kept = tuple(tag for tag in extent.tags if tag not in gone)
@@ -323,7 +323,7 @@ class AdxStore(EntityStore):
     def drop_extents(self, table: str | None, ids: Sequence[str] | None) -> list[Extent]:
         """Drop extents (all of the table when `ids` is None) with their rows and the memory of their tags."""
         wanted = None if ids is None else set(ids)
-        with self._writing([table] if table else self.tables()):
+        with self.writing([table] if table else self.tables()):
             chosen = [extent for extent in self.extents(table) if wanted is None or extent.extent_id in wanted]
             with self.transaction() as cursor:
                 for name in {extent.table for extent in chosen}:

@@ -1,7 +1,8 @@
 """Management commands: which command a text is, and running it.
 
 Here: the dispatch, scripts and the pipe into a query. Not here: the commands themselves (`commands_schema`,
-`commands_policy`, `commands_access`, `commands_show`, `commands_ingest`) and the tokens of texts (`commands_text`).
+`commands_policy`, `commands_access`, `commands_show`, `commands_ingest`, `commands_update`) and the tokens of texts
+(`commands_text`).
 """
 
 import re
@@ -18,6 +19,7 @@ from defender_adx_pipeline.local import (
     commands_policy,
     commands_schema,
     commands_show,
+    commands_update,
 )
 from defender_adx_pipeline.local.adx_schema import DUCKDB_TYPES
 from defender_adx_pipeline.local.adx_store import AdxStore
@@ -44,6 +46,7 @@ _VERBS: Mapping[str, Handler] = {
     "set-or-append": commands_ingest.set_or_append,
     "set-or-replace": commands_ingest.set_or_replace,
     "ingest": commands_ingest.ingest,
+    "update": commands_update.update,
 }
 _SCRIPT_COLUMNS = (
     ("OperationId", "guid"),

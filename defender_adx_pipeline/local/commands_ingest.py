@@ -1,10 +1,11 @@
 """Commands that write rows: `.append`, `.set`, `.set-or-append`, `.set-or-replace`, `.ingest inline`.
 
-Here: rows from a query or from the command's own text. Not here: queued ingestion (`worker`).
+Here: rows from a query or from the command's own text. Not here: `.update table` (`commands_update`), and queued
+ingestion (`worker`).
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import orjson
 
 from defender_adx_pipeline.local import loading
-from defender_adx_pipeline.local.adx_schema import AlreadyIngestedError, Extent
+from defender_adx_pipeline.local.adx_schema import AlreadyIngestedError, Extent, StoredTable
 from defender_adx_pipeline.local.adx_updates import UpdatePolicyError
 from defender_adx_pipeline.local.commands_context import Context
 from defender_adx_pipeline.local.commands_text import Reader
@@ -129,10 +130,18 @@ def _match_schema(
             merge=False,
         )
         return
-    table = context.store.table(name)
-    if [kind for _, kind in table.columns] == [kind for _, kind in translation.columns]:
+    check_columns_match(context.store.table(name), translation.columns)
+
+
+def check_columns_match(table: StoredTable, columns: Sequence[tuple[str, str]]) -> None:
+    """Check that a query's columns can go into a table: as many, and of the same types in the same order.
+
+    Raises:
+        KustoFault: they cannot.
+    """
+    if [kind for _, kind in table.held] == [kind for _, kind in columns]:
         return
-    given = ",".join(f"'{column}:{kind}'" for column, kind in translation.columns)
+    given = ",".join(f"'{column}:{kind}'" for column, kind in columns)
     held = ",".join(f"'{column}:{kind}'" for column, kind in table.columns)
     raise KustoFault(
         f"Query schema does not match table schema. QuerySchema=({given}), TableSchema=({held}).",
