@@ -89,7 +89,8 @@ class UpdatePolicies:
         try:
             prepared = self.views.prepare(query)
             with closing(self.store.cursor("delta")) as cursor:
-                translation = translate(cursor, prepared.text, functions=prepared.functions)
+                schema = self.views.schema(cursor, "delta")
+                translation = translate(cursor, prepared.text, functions=prepared.functions, schema=schema)
         except KqlFailure as failure:
             raise UpdatePolicyError("UpdatePolicy_UnknownError", str(failure)) from failure
         shown = [translation.columns[place] for place in visible([name for name, _ in translation.columns], "delta")]

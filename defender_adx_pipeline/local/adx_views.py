@@ -129,7 +129,8 @@ class Views:
         if self._made.get(name) == prepared:
             return prepared
         with closing(self.store.cursor(prepared.level)) as cursor:
-            translated = translate(cursor, prepared.text, functions=prepared.functions)
+            schema = self.schema(cursor, prepared.level)
+            translated = translate(cursor, prepared.text, functions=prepared.functions, schema=schema)
             sources = {level: prepared.level if level != "delta" else level for level in LEVELS}
             selects = {level: qualified(cursor, translated.sql, source) for level, source in sources.items()}
         columns = [column for column, _ in translated.columns]

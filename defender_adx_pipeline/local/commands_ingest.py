@@ -94,7 +94,8 @@ def _from_query(context: Context, reader: Reader, *, create: str, replace: bool)
     try:
         prepared = context.views.prepare(query)
         with closing(context.store.cursor(prepared.level)) as cursor:
-            translation = translate(cursor, prepared.text, functions=prepared.functions)
+            schema = context.views.schema(cursor, prepared.level)
+            translation = translate(cursor, prepared.text, functions=prepared.functions, schema=schema)
         _match_schema(context, name, translation, properties, create)
         extent = context.store.load(
             name,
