@@ -77,3 +77,7 @@ class SnapshotMismatchError(MigrationError):
 
 class SnapshotNotPublishedError(MigrationError):
     """Rows of a day were asked for of which there is no published snapshot."""
+
+
+class BackfillError(MigrationError):
+    """Raw rows that could not be expanded anew into the typed table. Raw rows are never touched by it."""

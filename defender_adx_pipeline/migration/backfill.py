@@ -1,0 +1,320 @@
+"""Typed rows made anew out of the raw records: `defender-adx schema backfill`.
+
+Here: which parts of a table, in what order, and the proof of each. Not here: the statements (`adx.typed_backfill`), the
+conversion (`adx.typed_tables`), and making the columns that a tenant has (`drift`).
+
+It is for rows that were loaded before the update policy was set, and for older rows after a column was added or changed
+its type. A part, a window of the rows' own time, is replaced by one `.update table`: who reads sees its old rows or its
+new ones. Parts come oldest first, each proven before the next one begins, so that whatever ends a backfill, the parts
+before its end are done and running it again over all is the same as going on.
+
+**Beside a running load.** The Kusto docs say that `.update table` deletes and appends as one transaction, and that its
+two queries may run more than once. They do not say that both see the same moment. A load that lands in between may
+therefore be deleted and not made anew, or made anew beside the row that its update policy made. Neither can stay: after
+each part one query, which sees one moment, counts its raw and typed rows and adds up a hash of what names each row.
+Where the two differ the part is replaced again, out of raw records that no step here ever changes. Rows that land after
+the proof are typed by the update policy, which has to be there.
+
+**What else the command changes**, since it has no property for it: the new rows have a new `ingestion_time()`; their
+extents have no `ingest-by:` tags, by which `.show table T extents` would find a slice (the pipeline looks for them in
+the raw table alone); retention and hot cache are counted anew from the day of the backfill, so that typed rows outlive
+the raw ones, by their age at most. `.delete table T records` removes those that have to go sooner. A materialized view
+over a typed table keeps what it made of the old rows. When raw records have gone by retention before their typed rows,
+expanding anew would take the typed rows away, too: that is refused, unless asked for.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import orjson
+
+from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError, AdxUnreachableError, MissingObjectError
+from defender_adx_pipeline.adx.kql import table_columns
+from defender_adx_pipeline.adx.typed_backfill import (
+    Part,
+    expand_anew,
+    key_of,
+    part_counts,
+    time_bins,
+    time_of,
+    update_policies,
+)
+from defender_adx_pipeline.adx.typed_tables import expand_name, typed_table_name
+from defender_adx_pipeline.catalogue import Column, DefenderTable
+from defender_adx_pipeline.instants import parse_instant
+from defender_adx_pipeline.migration.errors import BackfillError
+
+ROWS_PER_PART = 250_000
+"""A twentieth of what one command may delete; at 2 KB a row half of the 1 GB that one should append."""
+
+TRIES = 4
+"""How often a part is replaced until its rows are as many as the raw ones: each time a load has to land within it."""
+
+COUNTING = timedelta(minutes=30)
+"""How long the cluster may take to count a table, for which it reads the time in every raw record."""
+
+_GRAINS = (
+    timedelta(days=1),
+    timedelta(hours=1),
+    timedelta(minutes=1),
+    timedelta(seconds=1),
+    timedelta(milliseconds=1),
+    timedelta(microseconds=1),
+)
+_LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+class BackfillClient(Protocol):
+    """The part of `AdxClient` that is used here."""
+
+    def query(self, kql: str, *, timeout: timedelta | None = None) -> Sequence[Mapping[str, Any]]:
+        """The rows that a query answers."""
+        ...
+
+    def command(self, text: str, *, idempotent: bool) -> Sequence[Mapping[str, Any]]:
+        """The rows that a management command answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What a backfill did."""
+
+    rows: int
+    """Typed rows that the parts have now; as many as they have raw ones."""
+    windows: int
+    """Parts that were replaced."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Bin:
+    part: Part
+    raw: int
+    typed: int
+
+    @property
+    def rows(self) -> int:
+        return max(self.raw, self.typed)
+
+
+def backfill(
+    adx: BackfillClient,
+    table: DefenderTable,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    rows_per_part: int = ROWS_PER_PART,
+    delete_surplus: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> Backfilled:
+    """Expand raw rows anew into the typed table. Doing it twice is the same as doing it once.
+
+    Args:
+        adx: the database; the identity needs Table Admin of the typed table.
+        table: the Defender table, whose rows are in its own raw table.
+        start: first instant of the rows' own time (of a snapshot table: SnapshotTime); no bound when absent.
+        end: first instant after it; no bound when absent. With neither bound, rows whose time is null are a part, too.
+        rows_per_part: rows that one command may replace; a part is cut where it has more.
+        delete_surplus: whether typed rows may go of which there is no raw record any more.
+        tell: is told what is done, in sentences.
+
+    Raises:
+        BackfillError: there is no typed table, function or policy, or they do not match; nothing was changed. Or a part
+            could not be replaced, or its counts stayed unequal; parts before it are done.
+    """
+    if rows_per_part < 1 or (start is not None and end is not None and start >= end):
+        raise ValueError(f"nothing to expand: {rows_per_part} rows a part, [{start}, {end})")
+    began = time.monotonic()
+    columns = _checked_columns(adx, table)
+    key = key_of(table, columns)
+    try:
+        bins = list(_counted(adx, table, (start, end), rows_per_part))
+        parts = _packed(bins, rows_per_part)
+        if start is None and end is None:
+            timeless = _bin(adx, table, Part(timeless=True), key)
+            bins.append(timeless)
+            parts += _buckets(timeless, rows_per_part) if timeless.rows else []
+    except AdxError as error:
+        raise BackfillError(f"{table.name}: its rows could not be counted: {error} Nothing was changed.") from error
+    _refuse_surplus(table, bins, allowed=delete_surplus)
+    name = typed_table_name(table)
+    tell(f"{name}: {sum(one.raw for one in bins)} raw rows and {sum(one.typed for one in bins)} typed ones")
+    rows = 0
+    for number, part in enumerate(parts, 1):
+        done = _replaced(adx, table, part, key, tell)
+        rows += done
+        tell(f"{name}: part {number} of {len(parts)}, {part}: {done} rows")
+    return Backfilled(rows, len(parts), time.monotonic() - began)
+
+
+def _checked_columns(adx: BackfillClient, table: DefenderTable) -> tuple[Column, ...]:
+    """The columns of the typed table, when the function that fills it has the same and a policy calls it.
+
+    Raises:
+        BackfillError: else.
+    """
+    name, function = typed_table_name(table), expand_name(table)
+    columns = _columns(adx, name, "Make the typed tables first: `defender-adx bootstrap`")
+    expanded = _columns(adx, function, "Make the function first: `defender-adx schema apply`")
+    if columns != expanded:
+        differ = [f"{one.name} ({one.type})" for one in (*columns, *expanded) if (one in columns) != (one in expanded)]
+        said = f"only one of them has {', '.join(differ)}" if differ else "their columns stand in another order"
+        raise BackfillError(
+            f"{name} and {function}(), which fills it, do not have the same columns: {said}. Nothing was changed. Run"
+            " `defender-adx schema apply` first, then this again."
+        )
+    if Column(time_of(table), "datetime") not in columns:
+        raise BackfillError(
+            f"{name} has no column {time_of(table)} of type datetime to cut it by. Nothing was changed."
+        )
+    if not _is_filled(adx, table):
+        raise BackfillError(
+            f"{name} has no enabled update policy over {table.raw_table}: rows that are loaded from now on would be missing"
+            " from it again. Nothing was changed. Set the policy first: `defender-adx bootstrap`."
+        )
+    return columns
+
+
+def _columns(adx: BackfillClient, name: str, advice: str) -> tuple[Column, ...]:
+    try:
+        found = adx.query(table_columns(name))
+    except MissingObjectError as error:
+        raise BackfillError(
+            f"{name} is not there: {error} Nothing was changed. {advice}, then run this again."
+        ) from error
+    except AdxError as error:
+        raise BackfillError(f"The columns of {name} could not be read: {error} Nothing was changed.") from error
+    return tuple(Column(str(row["ColumnName"]), str(row["ColumnType"])) for row in found)
+
+
+def _is_filled(adx: BackfillClient, table: DefenderTable) -> bool:
+    try:
+        (row,) = adx.command(update_policies(table), idempotent=True)
+        policies = orjson.loads(row["Policy"] or "null") or []
+    except (AdxError, ValueError, LookupError, TypeError) as error:
+        raise BackfillError(
+            f"The update policy of {typed_table_name(table)} could not be read: {error} Nothing was changed."
+        ) from error
+    return any(one.get("Source") == table.raw_table and one.get("IsEnabled", True) for one in policies)
+
+
+def _counted(
+    adx: BackfillClient,
+    table: DefenderTable,
+    bounds: tuple[datetime | None, datetime | None],
+    most: int,
+    grain: int = 0,
+) -> Iterator[_Bin]:
+    """The bins that have rows, in order; a bin with more than `most` rows in finer ones, as far as time goes."""
+    start, end = bounds
+    for row in adx.query(time_bins(table, start, end, _GRAINS[grain]), timeout=COUNTING):
+        first = parse_instant(str(row["Bin"]))
+        after = first + _GRAINS[grain] if first <= _LATEST - _GRAINS[grain] else None
+        part = Part(
+            first if start is None else max(first, start),
+            end if after is None else after if end is None else min(after, end),
+        )
+        one = _Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
+        if one.rows > most and grain + 1 < len(_GRAINS):
+            yield from _counted(adx, table, (part.start, part.end), most, grain + 1)
+        else:
+            yield one
+
+
+def _packed(bins: Iterable[_Bin], most: int) -> list[Part]:
+    """Parts of as many adjacent bins as have no more than `most` rows together; a fuller bin in buckets."""
+    parts: list[Part] = []
+    first: Part | None = None
+    last: Part | None = None
+    rows = 0
+    for one in bins:
+        if first is not None and last is not None and rows + one.rows > most:
+            parts.append(Part(first.start, last.end))
+            first, rows = None, 0
+        if one.rows > most:
+            parts += _buckets(one, most)
+            continue
+        first, last, rows = first or one.part, one.part, rows + one.rows
+    if first is not None and last is not None:
+        parts.append(Part(first.start, last.end))
+    return parts
+
+
+def _buckets(one: _Bin, most: int) -> list[Part]:
+    buckets = -(-one.rows // most)
+    return [Part(one.part.start, one.part.end, one.part.timeless, bucket, buckets) for bucket in range(buckets)]
+
+
+def _bin(adx: BackfillClient, table: DefenderTable, part: Part, key: Sequence[str]) -> _Bin:
+    (row,) = adx.query(part_counts(table, part, key), timeout=COUNTING)
+    return _Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
+
+
+def _refuse_surplus(table: DefenderTable, bins: Sequence[_Bin], *, allowed: bool) -> None:
+    surplus = [one for one in bins if one.typed > one.raw]
+    if allowed or not surplus:
+        return
+    name = typed_table_name(table)
+    rows = sum(one.typed - one.raw for one in surplus)
+    raise BackfillError(
+        f"{name} has {rows} rows more than {table.raw_table}, the first of them in {surplus[0].part}"
+        f" ({surplus[0].typed} typed, {surplus[0].raw} raw): their raw records are gone, as by retention, or something"
+        " else wrote into the typed table. Expanding anew would delete them, so nothing was changed. Leave these times"
+        " out with --from and --to, or say --delete-surplus when they may go."
+    )
+
+
+def _replaced(
+    adx: BackfillClient, table: DefenderTable, part: Part, key: Sequence[str], tell: Callable[[str], object]
+) -> int:
+    """Replace one part until its typed rows are its raw ones; their number.
+
+    Raises:
+        BackfillError: the command failed, or the rows stay others.
+    """
+    name = typed_table_name(table)
+    raw = typed = 0
+    for attempt in range(1, TRIES + 1):
+        try:
+            # Not repeated when nobody knows whether it runs: two at once over the same rows would add them twice.
+            adx.command(expand_anew(table, part, key), idempotent=False)
+            (counts,) = adx.query(part_counts(table, part, key), timeout=COUNTING)
+        except AdxError as error:
+            raise BackfillError(_failed(table, part, error)) from error
+        raw, typed = int(counts["RawRows"]), int(counts["TypedRows"])
+        if raw == typed and counts["RawKeys"] == counts["TypedKeys"]:
+            return raw
+        tell(f"{name} {part}: {raw} raw rows, {typed} typed ones, after try {attempt} of {TRIES}: a load came between")
+    same = " (as many, but not the same ones)" if raw == typed else ""
+    raise BackfillError(
+        f"{name} {part}: {raw} raw rows and {typed} typed ones{same}, also after it was replaced {TRIES} times. The raw"
+        " records are all there; the typed rows of this part are not what the function makes of them. Parts before it"
+        f" are done. Look whether loads of {table.name} or another backfill write into it all the time, wait for their"
+        f" end, and run it again{_from(part)}. When it stays so, see whether {expand_name(table)}() drops or repeats"
+        " rows, and whether a row level security policy hides some."
+    )
+
+
+def _failed(table: DefenderTable, part: Part, error: AdxError) -> str:
+    said = f"{typed_table_name(table)} {part}: it could not be expanded anew: {error}"
+    if isinstance(error, AdxPermissionError):
+        return (
+            f"{said} Replacing rows takes the role Table Admin of {typed_table_name(table)}. Nothing of it was changed."
+        )
+    if isinstance(error, AdxUnreachableError) and not error.never_ran:
+        return (
+            f"{said} The part has its old rows or its new ones, never some of both; which is not known, and the command"
+            " may still be running. Parts before it are done. Wait until it has ended, after 10 minutes at the latest,"
+            f" then run it again{_from(part)}."
+        )
+    return f"{said} The part is as it was, parts before it are done. Then run it again{_from(part)}."
+
+
+def _from(part: Part) -> str:
+    if part.start is None:
+        return ""
+    return f" with --from {part.start.isoformat().replace('+00:00', 'Z')}"
