@@ -17,7 +17,10 @@ from defender_adx_pipeline.adx.scripts import Placeholders, Statement, kql_folde
 from defender_adx_pipeline.catalogue import load_catalogue
 
 CATALOGUE = load_catalogue()
-ALL = statements(Placeholders("defender", "11111111-1111-1111-1111-111111111111", "contoso.onmicrosoft.com"))
+ALL = statements(
+    Placeholders("defender", "11111111-1111-1111-1111-111111111111", "contoso.onmicrosoft.com"), typed=False
+)
+"""Those of the raw tables and of the state; `adx/test_typed_scripts.py` looks at those of the typed tables."""
 
 # Each can be repeated without losing anything; `.append` is looked at more closely below.
 IDEMPOTENT = (

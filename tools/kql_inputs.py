@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     names = Placeholders("defender", NOBODY, NOBODY, retention_days=730)
     lines = [
         {"side": "adx", "kind": "command", "text": statement.text, "source": "kql/", "file": "scripts.jsonl"}
-        for statement in statements(names, typed=True)
+        for statement in statements(names)
     ]
     lines += [
         {"side": "adx", "kind": "query", "text": text, "source": "typed_checks", "file": "scripts.jsonl"}

@@ -1,10 +1,11 @@
 """What the database has and what it lacks: applying the scripts of `kql/`, and telling what is there.
 
 Here: bootstrap, which may be run again at any time, and `inspect`. Not here: the statements (`scripts`, `generated`).
-Typed tables are made on request. A database made by the older script, whose VwLatestMigrationConfiguration is a
-materialized view and whose MigrationConfiguration lacks a column, is taken over as it is.
+A database made by the older script, whose VwLatestMigrationConfiguration is a materialized view and whose
+MigrationConfiguration lacks a column, is taken over as it is. Typed tables keep the columns that they have.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -29,7 +30,10 @@ from defender_adx_pipeline.adx.state_kql import (
     LEDGER_VIEW,
     SNAPSHOTS_VIEW,
 )
-from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.adx.typed_schema import existing_columns
+from defender_adx_pipeline.adx.typed_snapshots import typed_snapshot_functions
+from defender_adx_pipeline.adx.typed_tables import NO_TABLES, expand_name, typed_table_name
+from defender_adx_pipeline.catalogue import DefenderTable, load_catalogue
 from defender_adx_pipeline.quoting import kql_name
 
 STATE_TABLES = (CONFIGURATION, AUDIT, LEDGER, DEAD_LETTERS)
@@ -39,6 +43,10 @@ _VIEW_FILE = "11_vw_latest_migration_configuration.kql"
 _ROLES_FILE = "30_roles.kql"
 _ROWS_FILE = "40_configuration_rows.kql"
 _RESTRICTED_FILE = "56_restricted_tables.kql"
+
+_UPDATE_POLICIES = ".show table * policy update"
+# [Database].[Table]; only the table's name is of interest.
+_ENTITY = re.compile(r"\[(?P<table>[^\[\]]+)\]$")
 
 ViewShape = Literal["function", "materialized view"]
 
@@ -78,7 +86,7 @@ class DatabaseState:
     """What `inspect` found."""
 
     missing: tuple[str, ...]
-    """Tables, views, mappings and functions that are not there, each in words."""
+    """Tables, views, mappings, functions and update policies that are not there, each in words."""
     configuration_view: ViewShape | None
     """What VwLatestMigrationConfiguration is."""
     configuration_columns: Mapping[str, str]
@@ -107,10 +115,14 @@ def bootstrap(
     tenant_id: str | None,
     tables: Iterable[DefenderTable] | None = None,
     grants: bool = True,
-    typed: bool = False,
+    typed: bool = True,
     retention_days: int | None = None,
 ) -> BootstrapReport:
     """Run the scripts, one statement after the other. Running them again changes nothing and resets no watermark.
+
+    A typed table that is there keeps its columns, their order and their types, and its expand function follows them. It
+    gets the columns that the catalogue has beyond those in one command with its function; a load that falls between the
+    two fails as a whole, its slice stays Queued in the ledger, and the next run sends it again.
 
     Args:
         client: the database, with the rights that the scripts name (Database Admin has all of them).
@@ -118,7 +130,7 @@ def bootstrap(
         tenant_id: the Entra tenant of that identity.
         tables: the Defender tables to make; all of the shipped catalogue when absent.
         grants: whether to grant the roles. Without them no table is restricted either: the pipeline could not read it.
-        typed: whether to make the typed tables, too.
+        typed: whether to make the typed tables, too. What there is of them is left alone otherwise.
         retention_days: how long raw and typed tables keep rows; the policies stay as they are when absent.
 
     Raises:
@@ -135,14 +147,17 @@ def bootstrap(
     before = inspect(client)
     skip = {_VIEW_FILE} if before.configuration_view == "materialized view" else set()
     skip |= set() if grants else {_ROLES_FILE, _RESTRICTED_FILE}
-    planned = statements(names, tables=listed, typed=typed)
+    known = tuple(load_catalogue().values()) if listed is None else listed
+    existing = existing_columns(client, known) if typed else NO_TABLES
+    planned = statements(names, tables=listed, typed=typed, existing=existing)
     skipped = [item for item in planned if item.file in skip or "RetentionDays" in item.placeholders]
     applied = _run(client, [item for item in planned if item not in skipped and item.file != _ROWS_FILE])
     # Only now the table has all its columns, and an append has to follow the order in which it has them.
-    after = inspect(client, listed or ())
+    after = inspect(client)
     rows = statements(
         Placeholders(client.database, client_id, tenant_id, after.configuration_columns or CONFIGURATION_COLUMNS),
         tables=listed,
+        typed=False,
     )
     applied += _run(client, [item for item in rows if item.file == _ROWS_FILE])
     return BootstrapReport(
@@ -152,12 +167,13 @@ def bootstrap(
     )
 
 
-def inspect(client: SchemaClient, tables: Collection[DefenderTable] = ()) -> DatabaseState:
+def inspect(client: SchemaClient, tables: Collection[DefenderTable] = (), *, typed: bool = True) -> DatabaseState:
     """What the database has of the objects that the pipeline needs.
 
     Args:
         client: the database.
         tables: Defender tables whose raw table and mapping are looked for, too, and a snapshot table's functions.
+        typed: whether to look for what makes and fills their typed tables, too.
 
     Raises:
         AdxError: the database could not be asked.
@@ -180,12 +196,38 @@ def inspect(client: SchemaClient, tables: Collection[DefenderTable] = ()) -> Dat
         for name in snapshot_functions(table)
         if name not in functions
     ]
+    if typed and tables:
+        missing += _missing_typed(tables, there, functions, _updated(client))
     shape: ViewShape | None = "function" if CONFIGURATION_VIEW in functions else None
     return DatabaseState(
         missing=tuple(missing),
         configuration_view="materialized view" if CONFIGURATION_VIEW in materialized else shape,
         configuration_columns=_columns(client, CONFIGURATION) if CONFIGURATION in there else {},
     )
+
+
+def _missing_typed(
+    tables: Collection[DefenderTable], there: set[str], functions: set[str], updated: Mapping[str, str]
+) -> Iterator[str]:
+    """What the typed tables lack; `updated` has the update policy of each table, as text."""
+    for table in tables:
+        name, expand = typed_table_name(table), expand_name(table)
+        if name not in there:
+            yield f"typed table {name}"
+        yield from (
+            f"function {one}"
+            for one in (expand, *(typed_snapshot_functions(table) if table.kind == "snapshot" else ()))
+            if one not in functions
+        )
+        if name in there and f"{expand}()" not in updated.get(name, ""):
+            yield f"update policy of table {name} with {expand}()"
+
+
+def _updated(client: SchemaClient) -> dict[str, str]:
+    """The update policy of each table that has one, as text; one command for all."""
+    rows = client.command(_UPDATE_POLICIES, idempotent=True)
+    found = ((_ENTITY.search(str(row["EntityName"])), str(row["Policy"])) for row in rows)
+    return {match["table"]: policy for match, policy in found if match}
 
 
 def _run(client: SchemaClient, planned: Sequence[Statement]) -> list[Statement]:

@@ -8,7 +8,7 @@ at a blank line or a comment line outside brackets and ``` blocks; comments insi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS, GENERATED
 from defender_adx_pipeline.adx.kql import literal
 from defender_adx_pipeline.adx.typed_policies import SHORTEST_RETENTION_DAYS
-from defender_adx_pipeline.adx.typed_scripts import TYPED
-from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.adx.typed_scripts import FOLLOWING, TYPED
+from defender_adx_pipeline.adx.typed_tables import NO_TABLES, Existing
+from defender_adx_pipeline.catalogue import DefenderTable, load_catalogue
 from defender_adx_pipeline.quoting import kql_name
 
 _RUN_BY = re.compile(r"^// Run by: (.+)$", re.MULTILINE)
@@ -115,7 +116,11 @@ def kql_folder() -> Path:
 
 
 def statements(
-    placeholders: Placeholders, *, tables: Iterable[DefenderTable] | None = None, typed: bool = False
+    placeholders: Placeholders,
+    *,
+    tables: Iterable[DefenderTable] | None = None,
+    typed: bool = True,
+    existing: Existing = NO_TABLES,
 ) -> tuple[Statement, ...]:
     """Every statement of the scripts, in the order in which they are run.
 
@@ -123,16 +128,21 @@ def statements(
         placeholders: what to fill in.
         tables: the Defender tables that the generated scripts are about; the committed scripts when absent.
         typed: whether the scripts about typed tables are among them.
+        existing: the columns that typed tables have already, which their scripts then follow.
 
     Raises:
         SchemaScriptError: a script is missing or cannot be cut into statements.
     """
-    texts = script_texts(placeholders, tables=tables, typed=typed)
+    texts = script_texts(placeholders, tables=tables, typed=typed, existing=existing)
     return tuple(statement for file, text in texts for statement in read_script(file, text))
 
 
 def script_texts(
-    placeholders: Placeholders, *, tables: Iterable[DefenderTable] | None = None, typed: bool = False
+    placeholders: Placeholders,
+    *,
+    tables: Iterable[DefenderTable] | None = None,
+    typed: bool = True,
+    existing: Existing = NO_TABLES,
 ) -> Iterator[tuple[str, str]]:
     """Name and text of every script, in order, with the known names filled in; for a person to read and run.
 
@@ -140,6 +150,7 @@ def script_texts(
         placeholders: what to fill in.
         tables: as in `statements`.
         typed: as in `statements`.
+        existing: as in `statements`.
 
     Raises:
         SchemaScriptError: the folder of the scripts is missing.
@@ -148,9 +159,14 @@ def script_texts(
     for path in sorted(kql_folder().glob("*.kql")):
         if path.name in TYPED and not typed:
             continue
-        write = GENERATED.get(path.name)
-        text = path.read_text(encoding="utf-8") if listed is None or write is None else write(listed)
-        yield path.name, placeholders.fill(text)
+        yield path.name, placeholders.fill(_text(path, listed, existing))
+
+
+def _text(path: Path, tables: Sequence[DefenderTable] | None, existing: Existing) -> str:
+    if existing and path.name in FOLLOWING:
+        return FOLLOWING[path.name](tuple(load_catalogue().values()) if tables is None else tables, existing)
+    write = GENERATED.get(path.name)
+    return path.read_text(encoding="utf-8") if tables is None or write is None else write(tables)
 
 
 def read_script(file: str, text: str) -> tuple[Statement, ...]:

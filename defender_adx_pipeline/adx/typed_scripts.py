@@ -16,15 +16,27 @@ from defender_adx_pipeline.adx.typed_policies import (
     tag_retention,
 )
 from defender_adx_pipeline.adx.typed_snapshots import typed_snapshot_functions
-from defender_adx_pipeline.adx.typed_tables import create_tables, expand_function, folder, update_policy
+from defender_adx_pipeline.adx.typed_tables import (
+    NO_TABLES,
+    Existing,
+    create_tables,
+    expand_function,
+    folder,
+    one_command,
+    update_policy,
+    widening,
+)
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.quoting import kql_string
 
 _GENERATED = "// Generated from the catalogue by tools/generate_kql.py: change it there."
 
+_RUN_BY_USER = "// Run by: Database User; Table Admin of the tables that exist already."
+_RUN_BY_ADMIN = "// Run by: Database Admin, since a table that exists gets new columns and its function in one script."
+
 _TABLES = f"""\
 // 50 Typed tables: Defender's own names and types, so that a hunting query written for Defender runs here unchanged.
-// Run by: Database User; Table Admin of the tables that exist already.
+{_RUN_BY_USER}
 {_GENERATED}
 //
 // An event table has its own name. Of a snapshot table, <Table>Snapshots has the rows of all snapshots, the unfinished
@@ -108,11 +120,26 @@ _RESTRICT = """\
 """
 
 
-def typed_tables(tables: Iterable[DefenderTable]) -> str:
-    """Text of `50_typed_tables.kql`."""
+def typed_tables(tables: Iterable[DefenderTable], existing: Existing = NO_TABLES) -> str:
+    """Text of `50_typed_tables.kql`.
+
+    Args:
+        tables: the Defender tables.
+        existing: the columns of typed tables that are there. Those that lack one get it first, each together with its
+            expand function, so that no load fails for longer than that takes.
+    """
     ordered = sorted(tables, key=lambda table: (table.category, table.name))
     groups = (list(members) for _, members in groupby(ordered, key=lambda table: table.category))
-    return _joined(_TABLES, (create_tables(group, f"folder = {kql_string(folder(group[0]))}") for group in groups))
+    grown = [
+        f"{one_command(commands)}\n"
+        for table in ordered
+        if table.name in existing and (commands := widening(table, existing[table.name]))
+    ]
+    head = _TABLES.replace(_RUN_BY_USER, _RUN_BY_ADMIN) if grown else _TABLES
+    return _joined(
+        head,
+        (*grown, *(create_tables(group, f"folder = {kql_string(folder(group[0]))}", existing) for group in groups)),
+    )
 
 
 def typed_docstrings(tables: Iterable[DefenderTable]) -> str:
@@ -120,9 +147,9 @@ def typed_docstrings(tables: Iterable[DefenderTable]) -> str:
     return _joined(_DOCSTRINGS, map(column_docstrings, _ordered(tables)))
 
 
-def expand_functions(tables: Iterable[DefenderTable]) -> str:
-    """Text of `52_expand_functions.kql`."""
-    return _joined(_EXPAND, map(expand_function, _ordered(tables)))
+def expand_functions(tables: Iterable[DefenderTable], existing: Existing = NO_TABLES) -> str:
+    """Text of `52_expand_functions.kql`; `existing` as in `typed_tables`."""
+    return _joined(_EXPAND, (expand_function(table, existing.get(table.name, ())) for table in _ordered(tables)))
 
 
 def typed_snapshots(tables: Iterable[DefenderTable]) -> str:
@@ -169,3 +196,9 @@ TYPED: Mapping[str, Callable[[Sequence[DefenderTable]], str]] = {
     "56_restricted_tables.kql": restricted_tables,
 }
 """Files of `kql/` about typed tables, with what writes each."""
+
+FOLLOWING: Mapping[str, Callable[[Sequence[DefenderTable], Existing], str]] = {
+    "50_typed_tables.kql": typed_tables,
+    "52_expand_functions.kql": expand_functions,
+}
+"""Those of them that follow the columns which typed tables have already."""

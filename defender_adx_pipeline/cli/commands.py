@@ -5,30 +5,26 @@ Exit codes: 0 when all is well, 1 when something is not exact or failed, 2 for a
 
 import sys
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.schema import bootstrap as apply_scripts
-from defender_adx_pipeline.adx.scripts import Placeholders, SchemaScriptError, script_texts
-from defender_adx_pipeline.catalogue import CatalogueError, UnknownTableError, load_catalogue
+from defender_adx_pipeline.adx.scripts import Placeholders, script_texts
+from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.cli import chaos as ordeal
 from defender_adx_pipeline.cli import demo as demonstration
 from defender_adx_pipeline.cli import tenancy
+from defender_adx_pipeline.cli.failures import readable_errors
 from defender_adx_pipeline.cli.output import console
+from defender_adx_pipeline.cli.schema import app as schema_app
 from defender_adx_pipeline.cli.status import print_status, table_states
-from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.migration.attempt import Asked
 from defender_adx_pipeline.migration.connections import open_database, open_engine
-from defender_adx_pipeline.migration.errors import MigrationError
 from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline.settings import SettingsError, load_settings
@@ -40,10 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_FAILURES = (MigrationError, HuntingError, AdxError, UnknownTableError, tenancy.TenantStartError)
-_WRONG = (SettingsError, CatalogueError, SchemaScriptError)
-
-_P = ParamSpec("_P")
+app.add_typer(schema_app)
 
 Home = Annotated[Path, typer.Option(help="Folder of the local tenant's state and of DAGSTER_HOME.")]
 Samples = Annotated[
@@ -52,26 +45,8 @@ Samples = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
-def _readable_errors(command: Callable[_P, int]) -> Callable[_P, None]:
-    """Errors as one message on standard error, without a traceback; the command's number as exit code."""
-
-    @wraps(command)
-    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
-            code = command(*args, **kwargs)
-        except _WRONG as error:
-            console(stderr=True).print(f"[red]error[/red]: {escape(str(error))}", highlight=False)
-            code = 2
-        except _FAILURES as error:
-            console(stderr=True).print(f"[red]failed[/red]: {escape(str(error))}", highlight=False)
-            code = 1
-        raise typer.Exit(code)
-
-    return guarded
-
-
 @app.command()
-@_readable_errors
+@readable_errors
 def demo(  # noqa: PLR0917 - options, by name
     home: Home = Path(".demo"),
     samples: Samples = None,
@@ -89,7 +64,7 @@ def demo(  # noqa: PLR0917 - options, by name
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-@_readable_errors
+@readable_errors
 def local(
     context: typer.Context,
     home: Home = Path(".demo"),
@@ -106,7 +81,7 @@ def local(
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def bootstrap(
     show: Annotated[bool, typer.Option("--print", help="Print the scripts instead of running them.")] = False,
     grants: Annotated[bool, typer.Option(help="Grant the pipeline's identity its roles (30_roles.kql).")] = True,
@@ -115,10 +90,15 @@ def bootstrap(
         typer.Option(help="Client id that gets the roles, where another identity (AZURE_CLIENT_ID) runs this."),
     ] = None,
 ) -> int:
-    """Make or complete what the database needs: tables, views, mappings, policies, roles, configuration rows."""
+    """Make or complete what the database needs: raw and typed tables, functions, policies, roles, first rows."""
     if show:
         settings = load_settings()
-        names = Placeholders(settings.adx_database, grant_to or settings.azure_client_id, settings.azure_tenant_id)
+        names = Placeholders(
+            settings.adx_database,
+            grant_to or settings.azure_client_id,
+            settings.azure_tenant_id,
+            retention_days=settings.defender_retention_days,
+        )
         tables = tuple(load_catalogue(settings.defender_tables_file).values())
         sys.stdout.write("\n".join(text for _, text in script_texts(names, tables=tables)))
         return 0
@@ -131,6 +111,7 @@ def bootstrap(
             tenant_id=settings.azure_tenant_id,
             tables=tuple(database.catalogue.values()),
             grants=grants,
+            retention_days=settings.defender_retention_days,
         )
     out.print(f"{settings.adx_database}: {len(report.applied)} statements applied, {len(report.skipped)} left out.")
     for sentence in report.found:
@@ -139,7 +120,7 @@ def bootstrap(
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def sync(
     table: Annotated[str, typer.Argument(help="A Defender table, such as DeviceLogonEvents.")],
     start: Annotated[datetime | None, typer.Option("--from", help="Start of the window, UTC.")] = None,
@@ -179,7 +160,7 @@ def sync(
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def status(as_json: AsJson = False) -> int:
     """Per table: watermark, lag, coverage, what is under way, and the last audit row."""
     with open_database() as database:
@@ -193,7 +174,7 @@ def status(as_json: AsJson = False) -> int:
 
 
 @app.command()
-@_readable_errors
+@readable_errors
 def query(
     kql: Annotated[str, typer.Argument(help="A query, read-only.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,

@@ -106,6 +106,9 @@ def show(context: Context, reader: Reader) -> Table:
 
 
 def _table(context: Context, reader: Reader) -> Table:
+    if reader.take("*"):
+        reader.need("policy", "update")
+        return Table(POLICY_COLUMNS, [policy_row(context, "Table", name, "update") for name in context.store.tables()])
     table = context.store.table(reader.name())
     aspects: dict[str, Callable[[], Table]] = {
         "cslschema": lambda: _schema(context, table, table.cslschema),

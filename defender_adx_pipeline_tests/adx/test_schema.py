@@ -1,5 +1,6 @@
 """Cutting scripts into statements, and bringing a database up to them: new, repeated, and made by an older script."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import AdxPermissionError
 from defender_adx_pipeline.adx.schema import (
+    STATE_TABLES,
+    STATE_VIEWS,
     BootstrapError,
     Placeholders,
     SchemaScriptError,
@@ -21,6 +24,9 @@ from defender_adx_pipeline.adx.schema import (
     statements,
 )
 from defender_adx_pipeline.adx.scripts import read_script
+from defender_adx_pipeline.adx.snapshot_views import snapshot_functions
+from defender_adx_pipeline.adx.typed_scripts import TYPED
+from defender_adx_pipeline.adx.typed_tables import update_policy
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.quoting import InvalidNameError
 from defender_adx_pipeline_tests.conftest import OpenTenant
@@ -41,6 +47,8 @@ class Database:
         self.functions: set[str] = set(objects.get("functions", ()))
         self.views: set[str] = set(objects.get("views", ()))
         self.columns: dict[str, str] = dict(objects.get("columns", {}))
+        self.typed: dict[str, dict[str, str]] = dict(objects.get("typed", {}))
+        self.policies: dict[str, str] = dict(objects.get("policies", {}))
         self.refuses: str | None = objects.get("refuses")
         self.sent: list[str] = []
 
@@ -63,11 +71,22 @@ class Database:
         return [{"ColumnName": name, "ColumnType": kind} for name, kind in self.columns.items()]
 
     def _show(self, text: str) -> Sequence[Mapping[str, Any]]:
+        if text == ".show database schema as json":
+            return [{"DatabaseSchema": json.dumps(self._schema())}]
+        if text == ".show table * policy update":
+            return [{"EntityName": f"[defender].[{name}]", "Policy": policy} for name, policy in self.policies.items()]
         if text == ".show tables":
             return [{"TableName": name} for name in sorted(self.tables)]
         if text.endswith("ingestion json mappings"):
             return [{"Name": "DynamicJsonMap"}] if "DeviceInfoRaw" in text else []
         return [{"Name": name} for name in sorted(self.functions if text == ".show functions" else self.views)]
+
+    def _schema(self) -> dict[str, Any]:
+        tables = {
+            name: {"OrderedColumns": [{"Name": column, "CslType": kind} for column, kind in columns.items()]}
+            for name, columns in self.typed.items()
+        }
+        return {"Databases": {"Defender": {"Tables": tables}}}
 
 
 OLDER_COLUMNS = {
@@ -81,7 +100,7 @@ OLDER_COLUMNS = {
 
 
 def run(database: Database, **options: Any) -> Any:
-    return bootstrap(database, **{"client_id": CLIENT_ID, "tenant_id": TENANT_ID, **options})
+    return bootstrap(database, **{"client_id": CLIENT_ID, "tenant_id": TENANT_ID, "retention_days": 730, **options})
 
 
 # --- scripts ------------------------------------------------------------------------------------
@@ -154,7 +173,10 @@ def test_the_scripts_are_found_beside_the_package() -> None:
 def test_a_new_database_gets_every_statement_in_the_order_of_the_scripts() -> None:
     database = Database()
     report = run(database)
-    assert database.sent == [item.text for item in statements(Placeholders("defender", CLIENT_ID, TENANT_ID))]
+    names = Placeholders("defender", CLIENT_ID, TENANT_ID, retention_days=730)
+    # Rows come last: only then the table has all its columns.
+    rows_last = sorted(statements(names), key=lambda item: item.file.startswith("40_"))
+    assert database.sent == [item.text for item in rows_last]
     assert [item.text for item in report.applied] == database.sent
     assert report.skipped == ()
     assert report.found == ()
@@ -164,8 +186,21 @@ def test_without_grants_the_roles_are_left_out_and_it_says_so() -> None:
     database = Database()
     report = run(database, client_id=None, tenant_id=None, grants=False)
     assert not any(text.startswith(".add") for text in database.sent)
-    assert {item.file for item in report.skipped} == {"30_roles.kql"}
+    assert {item.file for item in report.skipped} == {"30_roles.kql", "56_restricted_tables.kql"}
     assert "not granted" in report.found[0]
+
+
+def test_without_a_number_of_days_retention_stays_as_it_is() -> None:
+    database = Database()
+    report = run(database, retention_days=None)
+    assert [item.placeholders for item in report.skipped] == [("RetentionDays",)]
+    assert not any("policy retention" in text for text in database.sent)
+
+
+def test_without_typed_tables_nothing_is_said_of_them() -> None:
+    database = Database()
+    report = run(database, typed=False)
+    assert not {item.file for item in (*report.applied, *report.skipped)} & set(TYPED)
 
 
 def test_grants_without_an_identity_send_nothing() -> None:
@@ -220,6 +255,7 @@ def test_no_tables_at_all_still_make_the_state_tables() -> None:
     database = Database()
     report = run(database, tables=[])
     assert {item.file[:2] for item in report.applied} == {"10", "11", "12", "13", "14", "30"}
+    assert report.skipped == ()
 
 
 def test_a_refused_statement_is_told_with_its_file_its_role_and_what_was_applied() -> None:
@@ -238,7 +274,7 @@ def test_inspect_names_what_is_missing() -> None:
     )
     database.functions.update({"VwExposureGraphNodesAt", "VwExposureGraphNodesLatest"})
     named = ("DeviceInfo", "AlertInfo", "DeviceEvents", "ExposureGraphNodes")
-    state = inspect(database, [CATALOGUE[name] for name in named])
+    state = inspect(database, [CATALOGUE[name] for name in named], typed=False)
     assert state.missing == (
         "table MigrationConfiguration",
         "table MigrationAuditLog",
@@ -253,6 +289,23 @@ def test_inspect_names_what_is_missing() -> None:
     )
     assert state.configuration_view is None
     assert state.configuration_columns == {}
+
+
+def test_inspect_names_what_a_typed_table_lacks_in_a_few_commands() -> None:
+    complete, other, snapshot = (CATALOGUE[name] for name in ("DeviceInfo", "AlertInfo", "ExposureGraphNodes"))
+    database = Database(
+        tables={*STATE_TABLES, "DeviceInfoRaw", "AlertInfoRaw", "ExposureGraphNodesRaw", "DeviceInfo", "AlertInfo"},
+        functions={*STATE_VIEWS, *snapshot_functions(snapshot), "ExpandDeviceInfo", "ExposureGraphNodesHistory"},
+        policies={"DeviceInfo": update_policy(complete), "AlertInfo": "null"},
+    )
+    state = inspect(database, [complete, other, snapshot])
+    assert [what for what in state.missing if not what.startswith("mapping")] == [
+        "function ExpandAlertInfo",
+        "update policy of table AlertInfo with ExpandAlertInfo()",
+        "typed table ExposureGraphNodesSnapshots",
+        "function ExpandExposureGraphNodes",
+        "function ExposureGraphNodes",
+    ]
 
 
 def test_inspect_tells_of_a_column_that_is_missing_and_of_one_with_another_type() -> None:
@@ -308,7 +361,7 @@ def test_a_database_is_complete_after_bootstrap_and_a_second_one_resets_no_water
         | extend LastRefreshedTime = todatetime(LastRefreshedTimeInString)""",
         idempotent=False,
     )
-    run(adx)
+    run(adx, tables=FEW)
     assert len(adx.query("MigrationConfiguration")) == len(CATALOGUE) + 1
     (row,) = rows_of(adx, "DeviceInfo")
     assert row["LastRefreshedTimeInString"] == "2026-08-01T01:02:03.1234567Z"

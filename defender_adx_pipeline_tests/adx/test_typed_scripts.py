@@ -30,15 +30,15 @@ from defender_adx_pipeline.quoting import InvalidNameError
 CATALOGUE = load_catalogue()
 TABLES = tuple(CATALOGUE.values())
 NAMES = Placeholders("defender", "11111111-1111-1111-1111-111111111111", "contoso.com", retention_days=730)
-ALL = statements(NAMES, typed=True)
+ALL = statements(NAMES)
 
 
 def texts(number: str) -> list[str]:
     return [item.text for item in ALL if item.file.startswith(f"{number}_")]
 
 
-def test_the_typed_scripts_are_run_on_request_only() -> None:
-    plain = statements(NAMES)
+def test_the_typed_scripts_can_be_left_out() -> None:
+    plain = statements(NAMES, typed=False)
     assert not {item.file for item in plain} & set(TYPED)
     assert [item for item in ALL if item.file not in TYPED] == list(plain)
     assert {item.file for item in ALL} >= set(TYPED)
@@ -105,7 +105,7 @@ def test_rows_are_kept_as_long_as_the_setting_says_and_no_shorter_than_they_may_
     assert '"SoftDeletePeriod":"730.00:00:00"' in retention
     names = re.findall(r"^    (\w+)", retention, re.MULTILINE)
     assert sorted(names) == sorted(name for table in TABLES for name in (table.raw_table, typed_table_name(table)))
-    unset = statements(Placeholders("defender"), typed=True)
+    unset = statements(Placeholders("defender"))
     assert ["RetentionDays"] in [list(item.placeholders) for item in unset if item.file.startswith("55_")]
     with pytest.raises(SchemaScriptError, match="retention of 45 days is shorter than 46"):
         Placeholders("defender", retention_days=SHORTEST_RETENTION_DAYS - 1)

@@ -1,0 +1,62 @@
+"""What a database has of the typed tables: their columns, in their order.
+
+Here: reading it, in one command for all tables. Not here: what the columns should be (`typed_tables`), how both differ
+(`typed_drift`), and what else the database lacks (`schema.inspect`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from defender_adx_pipeline.adx.errors import AdxError
+from defender_adx_pipeline.adx.typed_tables import typed_table_name
+from defender_adx_pipeline.catalogue import Column, DefenderTable
+
+DATABASE_SCHEMA = ".show database schema as json"
+"""Takes Database Viewer. One row with the column `DatabaseSchema`: JSON, with every table and its columns in order."""
+
+
+class CommandClient(Protocol):
+    """The part of `AdxClient` that is used here."""
+
+    def command(self, text: str, *, idempotent: bool) -> Sequence[Mapping[str, Any]]:
+        """The rows that a management command answers."""
+        ...
+
+
+class UnreadableSchemaError(AdxError):
+    """The answer to `DATABASE_SCHEMA` has not the documented form; nothing was changed."""
+
+
+def existing_columns(client: CommandClient, tables: Iterable[DefenderTable]) -> dict[str, tuple[Column, ...]]:
+    """The columns of the typed tables that there are, by the Defender table's name. One command, however many tables.
+
+    Args:
+        client: the database.
+        tables: the Defender tables to look for.
+
+    Raises:
+        UnreadableSchemaError: the answer cannot be read.
+        AdxError: the database could not be asked.
+    """
+    there = _tables(client.command(DATABASE_SCHEMA, idempotent=True))
+    return {table.name: there[name] for table in tables if (name := typed_table_name(table)) in there}
+
+
+def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Column, ...]]:
+    try:
+        (row,) = rows
+        said = row["DatabaseSchema"]
+        # The one database that the command was about, whose name may be written in another case.
+        (database,) = (said if isinstance(said, Mapping) else orjson.loads(said))["Databases"].values()
+        return {
+            str(name): tuple(Column(str(one["Name"]), str(one["CslType"])) for one in table["OrderedColumns"])
+            for name, table in database["Tables"].items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UnreadableSchemaError(
+            f"`{DATABASE_SCHEMA}`: the answer is not of the documented form ({type(error).__name__}: {error}), so that"
+            " the columns of the typed tables are not known. Nothing was changed. Run it again; if it stays so, report"
+            " it to the maintainers with the first lines of the answer."
+        ) from error
