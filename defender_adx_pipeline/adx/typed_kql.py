@@ -1,7 +1,7 @@
-"""Statements that count rows of typed tables, where no JSON has to be read for it. Pure functions.
+"""Queries over typed tables: how many rows they have, for which no JSON has to be read, and the rows. Pure functions.
 
-Here: what `sync` asks of a typed table beside its raw one. Not here: the same questions to raw tables (`kql`,
-`snapshot_kql`), and values that do not fit (`typed_checks`).
+Here: what `sync` and the demo ask of a typed table beside its raw one. Not here: the same questions to raw tables
+(`kql`, `snapshot_kql`), and values that do not fit (`typed_checks`).
 """
 
 from datetime import datetime, timedelta
@@ -52,6 +52,15 @@ def rows_of_snapshot(table: DefenderTable, taken_at: datetime) -> str:
     return (
         f"{plain(typed_table_name(table))}\n| where {_ingested(taken_at - CLOCKS_APART)}"
         f"\n| where {SNAPSHOT_TIME} == {kql_datetime(taken_at)}\n| summarize Rows = count()"
+    )
+
+
+def rows_in_window(table: DefenderTable, start: datetime, end: datetime) -> str:
+    """The typed rows of a window, all columns; of a snapshot table the window is one of SnapshotTime."""
+    column = plain(SNAPSHOT_TIME if table.kind == "snapshot" else table.time_column or "")
+    return (
+        f"{plain(typed_table_name(table))}"
+        f"\n| where {column} >= {kql_datetime(start)} and {column} < {kql_datetime(end)}"
     )
 
 

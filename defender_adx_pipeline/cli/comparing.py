@@ -13,6 +13,7 @@ import orjson
 import requests
 
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME
+from defender_adx_pipeline.cli.comparing_typed import TypedResult
 from defender_adx_pipeline.migration.connections import Database
 from defender_adx_pipeline.migration.readback import records
 from defender_adx_pipeline.migration.windows import Window
@@ -32,10 +33,12 @@ class TableResult:
     watermark: str
     audit_status: str
     calls: int
+    typed: TypedResult | None = None
+    """The typed table beside the raw one; None where the rows go to a table that feeds none."""
 
     @property
     def exact(self) -> bool:
-        """Whether every row is there once."""
+        """Whether every row is there once, in the raw table and in the typed one."""
         return _is_exact(self)
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,7 +61,12 @@ class SnapshotResult(TableResult):
 
 def _is_exact(result: TableResult) -> bool:
     # A function, since `super()` means another class in a dataclass with slots.
-    return result.missing == 0 and result.duplicates == 0 and result.audit_status == "Success"
+    return (
+        result.missing == 0
+        and result.duplicates == 0
+        and result.audit_status == "Success"
+        and (result.typed is None or result.typed.exact)
+    )
 
 
 def source_records(admin_url: str, table: str, window: Window | None) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,7 @@ from rich.table import Column, Table
 from defender_adx_pipeline.adx.schema import bootstrap
 from defender_adx_pipeline.catalogue import DefenderTable, load_catalogue
 from defender_adx_pipeline.cli.comparing import SnapshotResult, TableResult, compare_snapshot, compare_table
+from defender_adx_pipeline.cli.comparing_typed import TypedResult, compare_typed
 from defender_adx_pipeline.cli.progress import Bars
 from defender_adx_pipeline.instants import to_text, utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
@@ -58,6 +59,8 @@ def prepare_database(database: Database) -> int:
         client_id=settings.azure_client_id,
         tenant_id=settings.azure_tenant_id,
         tables=tuple(database.catalogue.values()),
+        typed=True,
+        retention_days=settings.defender_retention_days,
     )
     return len(report.applied)
 
@@ -114,7 +117,7 @@ def results(
     found = []
     for item in read_agenda(database.state, database.catalogue).tables:
         compared = compare_table(database, admin_url, item.table.name, item.destination_table, window)
-        found.append(_result(item, compared, attempts))
+        found.append(TableResult(**_facts(item, compared, attempts, _typed(database, item, window))))
     return found
 
 
@@ -131,39 +134,55 @@ def snapshot_results(
             taken = None
         compared = compare_snapshot(database, admin_url, item.table.name, item.destination_table, taken)
         published = to_text(taken.start) if taken else None
-        found.append(SnapshotResult(**asdict(_result(item, compared, attempts)), published=published))
+        typed = _typed(database, item, taken) if taken else None
+        found.append(SnapshotResult(**_facts(item, compared, attempts, typed), published=published))
     return found
 
 
-def _result(
-    item: TableConfiguration, compared: tuple[int, int, int, int], attempts: Mapping[str, Mapping[str, Any]]
-) -> TableResult:
+def _typed(database: Database, item: TableConfiguration, window: Window) -> TypedResult | None:
+    """The typed table, where the rows of its raw table are what is compared."""
+    own = item.destination_table == item.table.raw_table
+    return compare_typed(database, item.table, window) if own else None
+
+
+def _facts(
+    item: TableConfiguration,
+    compared: tuple[int, int, int, int],
+    attempts: Mapping[str, Mapping[str, Any]],
+    typed: TypedResult | None,
+) -> dict[str, Any]:
+    """The fields of a result."""
     source, there, missing, doubled = compared
     attempt = attempts.get(item.table.name, {})
-    return TableResult(
-        table=item.table.name,
-        destination=item.destination_table,
-        source_rows=source,
-        adx_rows=there,
-        missing=missing,
-        duplicates=doubled,
-        watermark=item.watermark,
-        audit_status=str(attempt.get("Status", "no run")),
-        calls=int(attempt.get("calls", 0)),
-    )
+    return {
+        "table": item.table.name,
+        "destination": item.destination_table,
+        "source_rows": source,
+        "adx_rows": there,
+        "missing": missing,
+        "duplicates": doubled,
+        "watermark": item.watermark,
+        "audit_status": str(attempt.get("Status", "no run")),
+        "calls": int(attempt.get("calls", 0)),
+        "typed": typed,
+    }
 
 
 def print_results(found: Sequence[TableResult], seconds: float, out: Console) -> None:
     """A line for each table, and the sum."""
     table = Table(
-        Column("Table", no_wrap=True), "Defender", "ADX", "Missing", "Duplicates", "Watermark", "Audit", "Calls"
+        *(Column("Table", no_wrap=True), "Defender", "ADX", "Typed", "Missing", "Duplicates"),
+        *("Values differ in", "Watermark", "Audit", "Calls"),
     )
     for result in found:
         colour = "green" if result.exact else "red"
+        typed = result.typed
         numbers = (result.source_rows, result.adx_rows, result.missing, result.duplicates)
+        source, there, missing, doubled = (f"{number:,}" for number in numbers)
         table.add_row(
             f"[{colour}]{result.table}[/{colour}]",
-            *(f"{number:,}" for number in numbers),
+            *(source, there, f"{typed.rows:,}" if typed else "", missing, doubled),
+            f"{typed.differing:,} of {typed.compared:,}" if typed else "",
             result.watermark,
             result.audit_status,
             str(result.calls),
