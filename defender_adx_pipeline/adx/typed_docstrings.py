@@ -80,9 +80,14 @@ _SHARED: Mapping[str, str] = {
 }
 
 
+def column_texts(table: DefenderTable) -> Mapping[str, str]:
+    """What is said of each column of a typed table; empty of one of which nothing is known."""
+    return {column.name: " ".join(_sentences(table, column)) for column in typed_columns(table)}
+
+
 def column_docstrings(table: DefenderTable) -> str:
     """The command that sets the docstrings of a typed table's columns; columns of which nothing is known have none."""
-    said = {column.name: " ".join(_sentences(table, column)) for column in typed_columns(table)}
+    said = column_texts(table)
     lines = ",\n".join(f"    {plain(name)}: {kql_string(text)}" for name, text in said.items() if text)
     return f".alter-merge table {plain(typed_table_name(table))} column-docstrings (\n{lines}\n)\n"
 

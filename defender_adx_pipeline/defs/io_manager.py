@@ -8,10 +8,9 @@ from typing import Any
 import dagster as dg
 
 from defender_adx_pipeline.defs.frames import FrameType, read_frame
-from defender_adx_pipeline.defs.partitions import window_of
+from defender_adx_pipeline.defs.partitions import whole_days, window_of
 from defender_adx_pipeline.defs.reporting import numbers, observation, rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource
-from defender_adx_pipeline.instants import parse_instant
 from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.loading import Progress
@@ -82,9 +81,7 @@ class AdxIOManager(dg.ConfigurableIOManager):
                 "run_partitions": len(keys),
             }
         )
-        for key in keys:
-            # A tick may begin in the middle of a day, and has then not counted the day's rows before that.
-            is_whole = tally.window is not None and tally.window.start <= parse_instant(f"{key}T00:00:00Z")
-            if is_whole or extraction.plan.snapshot is not None:
-                rows = dg.MetadataValue.int(tally.rows_by_day.get(key, 0))
-                context.step_context.add_asset_metadata({"dagster/partition_row_count": rows}, partition_key=key)
+        counted = keys if extraction.plan.snapshot is not None else whole_days(keys, extraction.plan.window)
+        for key in counted:
+            rows = {"dagster/partition_row_count": dg.MetadataValue.int(tally.rows_by_day.get(key, 0))}
+            context.step_context.add_asset_metadata(rows, context.asset_key, key)

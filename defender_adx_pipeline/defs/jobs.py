@@ -1,4 +1,4 @@
-"""Jobs: the raw assets of event tables and of snapshot tables, and the resources that everything shares.
+"""Jobs: the raw and typed assets of event tables and of snapshot tables, and the resources that everything shares.
 
 Not here: when they run.
 """
@@ -7,17 +7,17 @@ import dagster as dg
 
 from defender_adx_pipeline.defs.io_manager import AdxIOManager
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
-from defender_adx_pipeline.defs.tables import known_tables, raw_assets
+from defender_adx_pipeline.defs.tables import known_tables, loaded_keys
 
 event_tables_job = dg.define_asset_job(
     "event_tables",
-    selection=raw_assets(known_tables().events()),
+    selection=dg.AssetSelection.assets(*loaded_keys(known_tables().events())),
     description="Loads event tables from Defender into ADX: what the schedules and the sensor start.",
 )
 
 snapshot_tables_job = dg.define_asset_job(
     "snapshot_tables",
-    selection=raw_assets(known_tables().snapshots()),
+    selection=dg.AssetSelection.assets(*loaded_keys(known_tables().snapshots())),
     description="Takes today's snapshot of tables that hold the state of now.",
 )
 

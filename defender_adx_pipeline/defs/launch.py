@@ -19,7 +19,7 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.defs.abandoned import Worker
 from defender_adx_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START
-from defender_adx_pipeline.defs.tables import raw_key
+from defender_adx_pipeline.defs.tables import loaded_keys
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.migration.connections import open_database
 from defender_adx_pipeline.settings import load_settings
@@ -44,7 +44,7 @@ def snapshot_tables() -> dg.JobDefinition:
 
 
 def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = sys.stdout.buffer) -> bool:
-    """Run the raw assets of some tables over a range of daily partitions, telling each attempt as it ends.
+    """Run the raw and typed assets of some tables over a range of daily partitions, telling each attempt as it ends.
 
     Returns:
         Whether every step succeeded.
@@ -71,7 +71,7 @@ def run(tables: Sequence[str], first: str, last: str, *, label: str, out: Any = 
             result = dg.execute_job(
                 dg.reconstructable(job),
                 instance=instance,
-                asset_selection=[raw_key(catalogue[name]) for name in tables],
+                asset_selection=loaded_keys(catalogue[name] for name in tables),
                 tags={**tags, **Worker.here().tags()},
                 run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
                 raise_on_error=False,

@@ -1,10 +1,11 @@
 """The one partitioning of all assets: days in UTC, today among them. Not here: windows inside a day (`migration`)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 import dagster as dg
 
+from defender_adx_pipeline.instants import parse_instant
 from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline.settings import SettingsError, load_settings
 
@@ -33,6 +34,14 @@ daily = dg.DailyPartitionsDefinition(start_date=start_date(), timezone="UTC", en
 def window_of(time_window: dg.TimeWindow) -> Window:
     """The window of one partition or of a range of them."""
     return Window(time_window.start, time_window.end)
+
+
+def whole_days(keys: Iterable[str], window: Window) -> list[str]:
+    """Of some partitions, those that a window has from their first instant on.
+
+    A tick may begin in the middle of a day, and has then not counted the day's rows before that.
+    """
+    return [key for key in keys if window.start <= parse_instant(f"{key}T00:00:00Z")]
 
 
 def keys_between(first: datetime, last: datetime) -> list[str]:

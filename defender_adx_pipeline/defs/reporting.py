@@ -9,8 +9,10 @@ from urllib.parse import quote, urlsplit
 
 import dagster as dg
 
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
 from defender_adx_pipeline.migration.plan import Plan
+from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline.settings import is_loopback
 
 EventContext = dg.AssetExecutionContext | dg.OutputContext
@@ -75,10 +77,20 @@ def rows_query(plan: Plan, tally: Tally) -> str:
         return f"Vw{plan.table}At(datetime({plan.snapshot.day})) | take 1000"
     query = f"['{plan.configuration.destination_table}']"
     if tally.window is not None:
-        start, end = (bound.isoformat().replace("+00:00", "Z") for bound in (tally.window.start, tally.window.end))
-        field = f'todatetime(Records["{plan.configuration.table.time_column}"])'
-        query += f" | where {field} >= datetime({start}) and {field} < datetime({end}) | take 1000"
+        query += _within(f'todatetime(Records["{plan.configuration.table.time_column}"])', tally.window)
     return query
+
+
+def typed_rows_query(table: DefenderTable, window: Window) -> str:
+    """A query for some typed rows of a window; of a snapshot table for the published ones among its snapshots."""
+    if table.kind == "snapshot":
+        return f"{table.name}History{_within(SNAPSHOT_TIME, window)}"
+    return f"{table.name}{_within(table.time_column or '', window)}"
+
+
+def _within(field: str, window: Window) -> str:
+    start, end = (bound.isoformat().replace("+00:00", "Z") for bound in (window.start, window.end))
+    return f" | where {field} >= datetime({start}) and {field} < datetime({end}) | take 1000"
 
 
 def web_ui_link(cluster_uri: str, database: str, query: str) -> str | None:

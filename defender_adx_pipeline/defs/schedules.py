@@ -15,7 +15,7 @@ from defender_adx_pipeline.defs.assets import SCOPE_TAG, SWEEP, TICK
 from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START, keys_between
 from defender_adx_pipeline.defs.resources import AdxResource
-from defender_adx_pipeline.defs.tables import raw_key
+from defender_adx_pipeline.defs.tables import loaded_keys, raw_key
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import due_since, due_snapshots, read_agenda
@@ -130,7 +130,7 @@ def partition_run(
     first: str, last: str, tables: list[DefenderTable], *, run_key: str, tags: dict[str, str], job: str | None = None
 ) -> dg.RunRequest:
     """A run of some tables over one partition, or over a range of them in one go; `job` where there is a choice."""
-    selection = [raw_key(table) for table in tables]
+    selection = loaded_keys(tables)
     if first == last:
         return dg.RunRequest(run_key=run_key, job_name=job, partition_key=first, asset_selection=selection, tags=tags)
     span = {RANGE_START: first, RANGE_END: last}

@@ -30,6 +30,11 @@ def raw_key(table: DefenderTable) -> dg.AssetKey:
     return dg.AssetKey(["adx", table.raw_table])
 
 
-def raw_assets(tables: Iterable[DefenderTable]) -> dg.AssetSelection:
-    """The raw assets of some tables, with their checks."""
-    return dg.AssetSelection.assets(*map(raw_key, tables))
+def typed_key(table: DefenderTable) -> dg.AssetKey:
+    """`adx/<Table>`: the typed rows, of a snapshot table those of all of its snapshots."""
+    return dg.AssetKey(["adx", table.name])
+
+
+def loaded_keys(tables: Iterable[DefenderTable]) -> list[dg.AssetKey]:
+    """What a load of some tables brings up to date: the raw and the typed asset of each."""
+    return [key for table in tables for key in (raw_key(table), typed_key(table))]

@@ -71,8 +71,15 @@ def settle_ended_runs(instance: dg.DagsterInstance, state: StateStore, catalogue
 
 
 def _may_be_ours(run: dg.DagsterRun, catalogue: Catalogue) -> bool:
-    """False for a run that was asked for other assets only; one of a whole job does not say."""
-    return not run.asset_selection or not run.asset_selection.isdisjoint(map(raw_key, catalogue.values()))
+    """False for a run that was asked for other assets only."""
+    return any(_loads(run, table) for table in catalogue.values())
+
+
+def _loads(run: dg.DagsterRun, table: DefenderTable) -> bool:
+    """Whether the raw asset of a table may be among those of a run; one of a whole job does not say which it has."""
+    if run.asset_selection:
+        return raw_key(table) in run.asset_selection
+    return not run.asset_check_selection
 
 
 def _attempts(
@@ -80,7 +87,8 @@ def _attempts(
 ) -> Iterator[EndedAttempt | None]:
     """The attempts of a run without an observation; None for one that may still go on."""
     run = record.dagster_run
-    steps = {raw_key(table).to_python_identifier(): table for table in catalogue.values()}
+    # The step of a table of which the run was asked for the typed asset alone has loaded nothing.
+    steps = {raw_key(table).to_python_identifier(): table for table in catalogue.values() if _loads(run, table)}
     entries = [entry for entry in instance.all_logs(run.run_id, of_type={*_BEGINS, *_ENDS}) if entry.step_key in steps]
     tries = Counter(str(entry.step_key) for entry in entries if entry.dagster_event_type in _BEGINS)
     began = {str(entry.step_key): entry.timestamp for entry in entries if entry.dagster_event_type in _BEGINS}
@@ -142,7 +150,7 @@ def _observed(
     """What attempts of the run told Dagster, with the name that the audit row has."""
     run = record.dagster_run
     for table in catalogue.values():
-        if run.asset_selection and raw_key(table) not in run.asset_selection:
+        if not _loads(run, table):
             continue
         seen = _observations(instance, table, run.run_id, since=record.create_timestamp)
         for tries, one in enumerate(reversed(seen), 1):

@@ -20,10 +20,16 @@ class Dagster:
         self.definitions = defs()
 
     def materialize(
-        self, table: str, *days: str, tags: dict[str, str] | None = None, extra: Sequence[Any] = ()
+        self,
+        table: str,
+        *days: str,
+        tags: dict[str, str] | None = None,
+        extra: Sequence[Any] = (),
+        only: Sequence[str] = ("raw",),
     ) -> dg.ExecuteInProcessResult:
-        """Materialize a raw asset for one day, or for the range between two in one run."""
-        assets = [self.definitions.resolve_assets_def(dg.AssetKey(["adx", f"{table}Raw"])), *extra]
+        """Materialize assets of a table, `raw` or `typed` or both, for one day or for a range of them in one run."""
+        keys = {"raw": dg.AssetKey(["adx", f"{table}Raw"]), "typed": dg.AssetKey(["adx", table])}
+        assets = [self.definitions.resolve_assets_def(keys["raw"]), *extra]
         chosen: dict[str, Any] = {"partition_key": days[0]}
         if len(days) == 2:
             chosen = {"tags": {RANGE_START: days[0], RANGE_END: days[1]}}
@@ -32,6 +38,7 @@ class Dagster:
             assets,
             instance=self.instance,
             resources={"memory": dg.mem_io_manager},
+            selection=[*(keys[name] for name in only), *(asset.key for asset in extra)],
             raise_on_error=False,
             **chosen,
         )

@@ -182,4 +182,4 @@ def test_jobs_of_events_and_of_snapshots_share_no_asset() -> None:
         {key for key in defs().resolve_job_def(name).asset_layer.executable_asset_keys if key.path[0] == "adx"}
         for name in ("event_tables", "snapshot_tables")
     )
-    assert (len(events), len(snapshots), events & snapshots) == (48, 17, set())
+    assert (len(events), len(snapshots), events & snapshots) == (96, 34, set())

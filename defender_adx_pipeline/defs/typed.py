@@ -1,0 +1,74 @@
+"""The assets of typed tables, `adx/<Table>`: what Dagster knows of them without running anything.
+
+Here: specs, with columns, what is said of each, and where it comes from. Not here: counting rows (`typed_counts`), what
+a run says of a typed table (`typed_results`), and values that do not fit (`values_fit`).
+
+The column lineage stands in the definition: written with every materialization, it would be most of the event log.
+"""
+
+import dagster as dg
+
+from defender_adx_pipeline.adx.kql import RECORDS
+from defender_adx_pipeline.adx.typed_docstrings import column_texts
+from defender_adx_pipeline.adx.typed_tables import typed_columns, typed_table_name
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
+from defender_adx_pipeline.defs.tables import raw_key, source_key, typed_key
+
+_EVENTS = (
+    "{name} with Defender's column names and types, so that a hunting query written for Defender runs in ADX as it is."
+)
+_SNAPSHOT = (
+    "All snapshots of {name} with Defender's column names and types, in the table {typed}. For queries there are two"
+    " functions over it: {name} serves the latest published snapshot, {name}History each day's latest, with"
+    " SnapshotTime."
+)
+_FILLED = (
+    "An update policy fills it from {raw}, in the same transaction as that: a run loads the raw table and then compares"
+    " the row counts of both. Selected alone it loads nothing, and only compares. Of a database without the typed"
+    " tables (`defender-adx bootstrap` makes them) it is not materialized."
+)
+
+
+def typed_spec(*, table: DefenderTable) -> dg.AssetSpec:
+    """The typed rows of a table in ADX."""
+    said = _SNAPSHOT if table.kind == "snapshot" else _EVENTS
+    typed = typed_table_name(table)
+    return dg.AssetSpec(
+        key=typed_key(table),
+        deps=[raw_key(table)],
+        skippable=True,
+        description=f"{said.format(name=table.name, typed=typed)}\n\n{_FILLED.format(raw=table.raw_table)}",
+        metadata={
+            "dagster/column_schema": typed_schema(table),
+            "dagster/column_lineage": column_lineage(table),
+            "dagster/table_name": typed,
+        },
+    )
+
+
+def typed_schema(table: DefenderTable) -> dg.TableSchema:
+    """The columns of the typed table as the catalogue has them, with what is known of each."""
+    said = column_texts(table)
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=column.name, type=column.type, description=said[column.name] or None)
+            for column in typed_columns(table)
+        ]
+    )
+
+
+def column_lineage(table: DefenderTable) -> dg.TableColumnLineage:
+    """Where each column comes from: `Records` of the raw table, and Defender's column of the same name.
+
+    `Records` itself has no lineage: through it every column would seem to come from all columns of Defender's table.
+    """
+    records = dg.TableColumnDep(asset_key=raw_key(table), column_name=RECORDS)
+    source = source_key(table)
+    return dg.TableColumnLineage(
+        {
+            column.name: [records]
+            if column.name == SNAPSHOT_TIME
+            else [records, dg.TableColumnDep(asset_key=source, column_name=column.name)]
+            for column in typed_columns(table)
+        }
+    )

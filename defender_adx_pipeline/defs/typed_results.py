@@ -1,0 +1,225 @@
+"""What a run says of a typed table: its materialization, and the checks `same_rows_as_raw` and `schema_drift`.
+
+Nothing is loaded here: the rows came with those of the raw table, through the update policy. Not here: the spec
+(`typed`), the counts (`typed_counts`), what drift is (`migration.drift`), and values that do not fit (`values_fit`).
+
+A load does not depend on any of it: what cannot be found out is a failed check with its reason, and no failed run.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import dagster as dg
+
+from defender_adx_pipeline.adx.errors import AdxError
+from defender_adx_pipeline.adx.typed_tables import typed_table_name
+from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.defender.errors import HuntingError
+from defender_adx_pipeline.defs.partitions import daily, whole_days, window_of
+from defender_adx_pipeline.defs.reporting import typed_rows_query, web_ui_link
+from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
+from defender_adx_pipeline.defs.tables import typed_key
+from defender_adx_pipeline.defs.typed_counts import RowCounts, count_events, count_snapshots
+from defender_adx_pipeline.migration.configuration import TableConfiguration
+from defender_adx_pipeline.migration.drift import Drift, drift_of, read_drift
+from defender_adx_pipeline.migration.errors import SnapshotNotPublishedError
+from defender_adx_pipeline.migration.extraction import Extraction
+from defender_adx_pipeline.migration.windows import Window
+
+SAME_ROWS = "same_rows_as_raw"
+SCHEMA_DRIFT = "schema_drift"
+
+TypedEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
+
+_DAY = timedelta(days=1)
+_SHOWN = 5
+
+
+def typed_check_specs(table: DefenderTable) -> list[dg.AssetCheckSpec]:
+    """The checks that come with a run of the typed asset."""
+    return [
+        dg.AssetCheckSpec(
+            SAME_ROWS,
+            asset=typed_key(table),
+            partitions_def=daily,
+            description=(
+                f"Fails when {typed_table_name(table)} has more or fewer rows of the partition than {table.raw_table}."
+                f" Rows from before the update policy are in the raw table alone: `defender-adx schema backfill"
+                f" {table.name}` expands them. Without the typed table it warns: run `defender-adx bootstrap`."
+            ),
+        ),
+        dg.AssetCheckSpec(
+            SCHEMA_DRIFT,
+            asset=typed_key(table),
+            description=(
+                f"Warns when {table.name} has other columns in the tenant than the typed table in ADX. No row is lost,"
+                f" since the raw records have every field: `defender-adx schema diff {table.name}` shows the"
+                f" differences, `defender-adx schema apply {table.name}` mends them."
+            ),
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TypedRun:
+    """One step's look at one typed table.
+
+    Args:
+        context: the step's.
+        table: the Defender table.
+        defender: asked for the table's columns only where nothing was loaded.
+        adx: counts and columns.
+        loaded: what the step has loaded into the raw table; None when it was not asked to.
+    """
+
+    context: dg.AssetExecutionContext
+    table: DefenderTable
+    defender: DefenderResource
+    adx: AdxResource
+    loaded: Extraction | None
+
+    def events(self) -> Iterator[TypedEvent]:
+        """The materialization and the results of checks, as far as the run was asked for them.
+
+        Raises:
+            ConfigurationError: nothing was loaded, and the table's configuration row cannot be followed.
+            AdxError: nothing was loaded, and the row could not be read.
+        """
+        state = self.adx.migration_state()
+        configuration = self.loaded.plan.configuration if self.loaded else state.configuration(self.table.name)
+        if not configuration.is_active:
+            self.context.log.warning("%s is skipped: IsActive is false", self.table.name)
+            return
+        if self._wants(SAME_ROWS) or typed_key(self.table) in self.context.selected_asset_keys:
+            yield from self._rows(configuration)
+        if self._wants(SCHEMA_DRIFT):
+            yield self._drift()
+
+    def _wants(self, check: str) -> bool:
+        return dg.AssetCheckKey(typed_key(self.table), check) in self.context.selected_asset_check_keys
+
+    def _rows(self, configuration: TableConfiguration) -> Iterator[TypedEvent]:
+        obstacle, counts, window = elsewhere(configuration), None, None
+        severity = dg.AssetCheckSeverity.WARN
+        if not obstacle:
+            try:
+                window, counts = self._counted(configuration)
+                obstacle = "" if counts is not None else absent(self.table)
+            except SnapshotNotPublishedError as error:
+                obstacle = str(error)
+            except AdxError as error:
+                severity = dg.AssetCheckSeverity.ERROR
+                obstacle = f"The rows of the two tables could not be compared: {error}"
+        if counts is None or window is None:
+            self.context.log.warning("%s is not materialized: %s", typed_key(self.table).to_user_string(), obstacle)
+            if self._wants(SAME_ROWS):
+                yield self._result(SAME_ROWS, passed=False, severity=severity, description=obstacle)
+            return
+        if typed_key(self.table) in self.context.selected_asset_keys:
+            yield self._materialization(counts, window)
+        if self._wants(SAME_ROWS):
+            yield self._comparison(counts, window)
+
+    def _counted(self, configuration: TableConfiguration) -> tuple[Window, RowCounts | None]:
+        asked = window_of(self.context.partition_time_window)
+        if self.loaded is not None and self.loaded.tally.window is not None:
+            asked = self.loaded.tally.window
+        if self.table.kind == "event":
+            return asked, count_events(self.adx.client, self.table, asked)
+        if self.loaded is not None:
+            moments = {asked.start.date().isoformat(): asked.start}
+        else:
+            state = self.adx.migration_state()
+            taken = [state.published_on(configuration, day) for day in asked.bins(_DAY)]
+            moments = {moment.start.date().isoformat(): moment.start for moment in taken}
+            asked = Window(taken[0].start, taken[-1].end)
+        return asked, count_snapshots(self.adx.client, self.table, moments)
+
+    def _materialization(self, counts: RowCounts, window: Window) -> dg.MaterializeResult[None]:
+        key, settings, keys = typed_key(self.table), self.adx.settings, list(self.context.partition_keys)
+        link = web_ui_link(str(settings.adx_cluster_uri), settings.adx_database, typed_rows_query(self.table, window))
+        for day in keys if self.table.kind == "snapshot" else whole_days(keys, window):
+            rows = dg.MetadataValue.int(counts.typed_by_day.get(day, 0))
+            self.context.add_asset_metadata({"dagster/partition_row_count": rows}, key, day)
+        return dg.MaterializeResult(
+            asset_key=key,
+            metadata={
+                "typed_rows": sum(counts.typed_by_day.values()),
+                "window": str(window),
+                "dagster/table_name": f"{settings.adx_database}.{typed_table_name(self.table)}",
+                **({} if link is None else {"adx_web_ui": dg.MetadataValue.url(link)}),
+                "run_partitions": len(keys),
+            },
+        )
+
+    def _comparison(self, counts: RowCounts, window: Window) -> dg.AssetCheckResult:
+        typed = typed_table_name(self.table)
+        said = f"{self.table.raw_table} has {counts.raw} rows, {typed} has {counts.typed}: {counts.counted}."
+        if not counts.are_equal:
+            shown = [f"{day}: {raw} and {made}" for day, (raw, made) in counts.differing.items()]
+            more = f"; and {len(shown) - _SHOWN} more days" if len(shown) > _SHOWN else ""
+            said += (
+                f" They differ (raw and typed: {'; '.join(shown[:_SHOWN])}{more}). The raw rows are whole. Rows from"
+                f" before the update policy are expanded by `defender-adx schema backfill {self.table.name}`; typed"
+                " rows that somebody deleted or added, too."
+            )
+        metadata = {
+            "raw_rows": counts.raw,
+            "typed_rows": counts.typed,
+            "counted": counts.counted,
+            "window": str(window),
+        }
+        return self._result(SAME_ROWS, passed=counts.are_equal, description=said, metadata=metadata)
+
+    def _drift(self) -> dg.AssetCheckResult:
+        warn = dg.AssetCheckSeverity.WARN
+        try:
+            drift = self._compared_columns()
+        except (AdxError, HuntingError) as error:
+            said = f"The columns of the two tables could not be compared: {error}"
+            return self._result(SCHEMA_DRIFT, passed=False, severity=warn, description=said)
+        if not drift.has_typed_table:
+            return self._result(SCHEMA_DRIFT, passed=False, severity=warn, description=absent(self.table))
+        if not drift.is_in_tenant:
+            said = "The tenant does not have the table, so that there is nothing to compare."
+            return self._result(SCHEMA_DRIFT, passed=True, severity=warn, description=said)
+        found = drift.differences
+        said = " ".join(map(str, found[:_SHOWN])) or "The tenant's columns are those of the typed table."
+        if len(found) > _SHOWN:
+            said += f" And {len(found) - _SHOWN} more: `defender-adx schema diff {self.table.name}`."
+        metadata = {"differences": len(found), **{one.column: f"{one.kind}: {one}" for one in found}}
+        return self._result(SCHEMA_DRIFT, passed=not found, severity=warn, description=said, metadata=metadata)
+
+    def _compared_columns(self) -> Drift:
+        if self.loaded is not None:
+            return drift_of(self.table, self.loaded.plan.columns, self.adx.client)
+        return read_drift(self.defender.client, self.adx.client, self.table)
+
+    @property
+    def _result(self) -> Callable[..., dg.AssetCheckResult]:
+        def result(check: str, **values: object) -> dg.AssetCheckResult:
+            return dg.AssetCheckResult(asset_key=typed_key(self.table), check_name=check, **values)  # type: ignore[arg-type]
+
+        return result
+
+
+def absent(table: DefenderTable) -> str:
+    """What is said where the typed table is not there."""
+    return (
+        f"The database has no table {typed_table_name(table)}. The raw rows are loaded all the same. Run `defender-adx"
+        f" bootstrap`, which makes it and what fills it, and then `defender-adx schema backfill {table.name}` for the"
+        " rows that are in the raw table already."
+    )
+
+
+def elsewhere(configuration: TableConfiguration) -> str:
+    """What is said where the rows go to a table that feeds no typed one; empty where they go to the own raw table."""
+    table = configuration.table
+    if configuration.destination_table == table.raw_table:
+        return ""
+    return (
+        f"The DestinationTable of {table.name} is {configuration.destination_table}, and {typed_table_name(table)} is"
+        f" filled from {table.raw_table} alone. The raw rows are loaded all the same. For typed rows append a"
+        f" configuration row with DestinationTable {table.raw_table}."
+    )
