@@ -1,7 +1,8 @@
 """Typed rows made anew out of the raw records: `defender-adx schema backfill`.
 
-Here: which parts of a table, in what order, and the proof of each. Not here: the statements (`adx.typed_backfill`), the
-conversion (`adx.typed_tables`), and making the columns that a tenant has (`drift`).
+Here: what has to be there, counting, replacing part by part and the proof of each. Not here: how a table is cut into
+parts (`backfill_parts`), the statements (`adx.typed_backfill`), the conversion (`adx.typed_tables`), and making the
+columns that a tenant has (`drift`).
 
 It is for rows that were loaded before the update policy was set, and for older rows after a column was added or changed
 its type. A part, a window of the rows' own time, is replaced by one `.update table`: who reads sees its old rows or its
@@ -24,9 +25,9 @@ expanding anew would take the typed rows away, too: that is refused, unless aske
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import orjson
@@ -45,6 +46,7 @@ from defender_adx_pipeline.adx.typed_backfill import (
 from defender_adx_pipeline.adx.typed_tables import expand_name, typed_table_name
 from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.instants import parse_instant
+from defender_adx_pipeline.migration.backfill_parts import GRAINS, Bin, bin_part, bucketed, packed
 from defender_adx_pipeline.migration.errors import BackfillError
 
 ROWS_PER_PART = 250_000
@@ -55,16 +57,6 @@ TRIES = 4
 
 COUNTING = timedelta(minutes=30)
 """How long the cluster may take to count a table, for which it reads the time in every raw record."""
-
-_GRAINS = (
-    timedelta(days=1),
-    timedelta(hours=1),
-    timedelta(minutes=1),
-    timedelta(seconds=1),
-    timedelta(milliseconds=1),
-    timedelta(microseconds=1),
-)
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 class BackfillClient(Protocol):
@@ -88,17 +80,6 @@ class Backfilled:
     windows: int
     """Parts that were replaced."""
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Bin:
-    part: Part
-    raw: int
-    typed: int
-
-    @property
-    def rows(self) -> int:
-        return max(self.raw, self.typed)
 
 
 def backfill(
@@ -133,11 +114,11 @@ def backfill(
     key = key_of(table, columns)
     try:
         bins = list(_counted(adx, table, (start, end), rows_per_part))
-        parts = _packed(bins, rows_per_part)
+        parts = packed(bins, rows_per_part)
         if start is None and end is None:
             timeless = _bin(adx, table, Part(timeless=True), key)
             bins.append(timeless)
-            parts += _buckets(timeless, rows_per_part) if timeless.rows else []
+            parts += bucketed(timeless, rows_per_part) if timeless.rows else []
     except AdxError as error:
         raise BackfillError(f"{table.name}: its rows could not be counted: {error} Nothing was changed.") from error
     _refuse_surplus(table, bins, allowed=delete_surplus)
@@ -173,8 +154,8 @@ def _checked_columns(adx: BackfillClient, table: DefenderTable) -> tuple[Column,
         )
     if not _is_filled(adx, table):
         raise BackfillError(
-            f"{name} has no enabled update policy over {table.raw_table}: rows that are loaded from now on would be missing"
-            " from it again. Nothing was changed. Set the policy first: `defender-adx bootstrap`."
+            f"{name} is filled by no update policy over {table.raw_table}: what is loaded from now on would be"
+            " missing from it again. Nothing was changed. Make the policy first: `defender-adx bootstrap`."
         )
     return columns
 
@@ -208,53 +189,24 @@ def _counted(
     bounds: tuple[datetime | None, datetime | None],
     most: int,
     grain: int = 0,
-) -> Iterator[_Bin]:
+) -> Iterator[Bin]:
     """The bins that have rows, in order; a bin with more than `most` rows in finer ones, as far as time goes."""
     start, end = bounds
-    for row in adx.query(time_bins(table, start, end, _GRAINS[grain]), timeout=COUNTING):
-        first = parse_instant(str(row["Bin"]))
-        after = first + _GRAINS[grain] if first <= _LATEST - _GRAINS[grain] else None
-        part = Part(
-            first if start is None else max(first, start),
-            end if after is None else after if end is None else min(after, end),
-        )
-        one = _Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
-        if one.rows > most and grain + 1 < len(_GRAINS):
+    for row in adx.query(time_bins(table, start, end, GRAINS[grain]), timeout=COUNTING):
+        part = bin_part(parse_instant(str(row["Bin"])), GRAINS[grain], start, end)
+        one = Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
+        if one.rows > most and grain + 1 < len(GRAINS):
             yield from _counted(adx, table, (part.start, part.end), most, grain + 1)
         else:
             yield one
 
 
-def _packed(bins: Iterable[_Bin], most: int) -> list[Part]:
-    """Parts of as many adjacent bins as have no more than `most` rows together; a fuller bin in buckets."""
-    parts: list[Part] = []
-    first: Part | None = None
-    last: Part | None = None
-    rows = 0
-    for one in bins:
-        if first is not None and last is not None and rows + one.rows > most:
-            parts.append(Part(first.start, last.end))
-            first, rows = None, 0
-        if one.rows > most:
-            parts += _buckets(one, most)
-            continue
-        first, last, rows = first or one.part, one.part, rows + one.rows
-    if first is not None and last is not None:
-        parts.append(Part(first.start, last.end))
-    return parts
-
-
-def _buckets(one: _Bin, most: int) -> list[Part]:
-    buckets = -(-one.rows // most)
-    return [Part(one.part.start, one.part.end, one.part.timeless, bucket, buckets) for bucket in range(buckets)]
-
-
-def _bin(adx: BackfillClient, table: DefenderTable, part: Part, key: Sequence[str]) -> _Bin:
+def _bin(adx: BackfillClient, table: DefenderTable, part: Part, key: Sequence[str]) -> Bin:
     (row,) = adx.query(part_counts(table, part, key), timeout=COUNTING)
-    return _Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
+    return Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
 
 
-def _refuse_surplus(table: DefenderTable, bins: Sequence[_Bin], *, allowed: bool) -> None:
+def _refuse_surplus(table: DefenderTable, bins: Sequence[Bin], *, allowed: bool) -> None:
     surplus = [one for one in bins if one.typed > one.raw]
     if allowed or not surplus:
         return
