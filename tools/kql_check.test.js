@@ -1,11 +1,13 @@
 // The check itself: what it has to find, and what it has to let through.
 'use strict';
 const assert = require('node:assert');
-const { execFileSync, spawnSync } = require('node:child_process');
+const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const test = require('node:test');
+
+const { main } = require('./kql_check.js');
 
 const tool = path.join(__dirname, 'kql_check.js');
 const DEFENDER = { defender: { DeviceInfo: { Timestamp: 'datetime', DeviceId: 'string' } } };
@@ -17,9 +19,10 @@ function check(...lines) {
   const statements = path.join(folder, 'statements.jsonl');
   fs.writeFileSync(schema, JSON.stringify(DEFENDER));
   fs.writeFileSync(statements, lines.map((line) => JSON.stringify(line) + '\n').join(''));
-  const { status, stdout } = spawnSync(process.execPath, [tool, schema, statements], { encoding: 'utf8' });
+  const printed = [];
+  const status = main([schema, statements], (line) => printed.push(line));
   fs.rmSync(folder, { recursive: true });
-  return { status, stdout };
+  return { status, stdout: printed.join('\n') };
 }
 
 const adx = (text) => ({ side: 'adx', kind: 'command', text });
@@ -46,6 +49,25 @@ test('tables, functions and materialized views are known once a statement create
     { side: 'adx', kind: 'query', text: "VwA | union (MvA | project Time) | where Time > ago(1d)" },
   );
   assert.strictEqual(status, 0, stdout);
+});
+
+test('what a script creates is known, and what its commands say is checked', () => {
+  const script = (text) => adx(`.execute database script with (ThrowOnErrors=true) <|\n${text}`);
+  const made = script(
+    '.create-merge table A (Time: datetime)\n.create-or-alter function F() {\n    A | project Time\n}\n\n.create-merge table A (B: long)',
+  );
+  const query = { side: 'adx', kind: 'query', text: 'F | join kind=inner (A | where B > 1) on Time' };
+  assert.strictEqual(check(made, query).status, 0);
+  const { status, stdout } = check(made, script('.create-or-alter function G() {\n    A | project Nope\n}'));
+  assert.strictEqual(status, 1);
+  assert.match(stdout, /The name 'Nope'/);
+  assert.strictEqual(check(made, script('.create-merge table C (D: long)\n.bogus E')).status, 1);
+});
+
+test('a command that ends too early is told with what is missing', () => {
+  const { status, stdout } = check(adx('.create-merge table A (Time: '));
+  assert.strictEqual(status, 1);
+  assert.match(stdout, /at 1:\d+ (Expected|Missing|the command is not complete|text)/);
 });
 
 test('a table made of the result of a query is known with its columns', () => {
