@@ -1,19 +1,25 @@
 """The `.show` commands.
 
-Here: what the database says about itself. Not here: commands that change it; `commands` pipes these results on.
+Here: what the database says about itself. Not here: whole schemas (`commands_show_schema`), and commands that change
+the database; `commands` pipes these results on.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from defender_adx_pipeline.local import commands_access
 from defender_adx_pipeline.local.adx_schema import Document, Extent, StoredTable
 from defender_adx_pipeline.local.commands_context import Context
 from defender_adx_pipeline.local.commands_policy import POLICIES, POLICY_COLUMNS, policy_row
 from defender_adx_pipeline.local.commands_schema import FUNCTION_COLUMNS, MAPPING_COLUMNS, function_row, mapping_row
+from defender_adx_pipeline.local.commands_show_schema import (
+    LISTED,
+    NET_TYPES,
+    database_schema,
+    schema_row,
+    table_schema,
+)
 from defender_adx_pipeline.local.commands_text import Reader
 from defender_adx_pipeline.local.frames import Table, entity_not_found, format_datetime
 
@@ -66,19 +72,6 @@ _OPERATION_COLUMNS = (
     ("Database", "string"),
     ("Principal", "string"),
 )
-_NET_TYPES = {
-    "string": "System.String",
-    "datetime": "System.DateTime",
-    "dynamic": "System.Object",
-    "long": "System.Int64",
-    "int": "System.Int32",
-    "bool": "System.SByte",
-    "guid": "System.Guid",
-    "real": "System.Double",
-    "decimal": "System.Data.SqlTypes.SqlDecimal",
-    "timespan": "System.TimeSpan",
-}
-_LISTED = (("TableName", "string"), ("DatabaseName", "string"), ("Folder", "string"), ("DocString", "string"))
 _CONTAINER = "00000000-0000-0000-0000-000000000001"
 
 
@@ -111,17 +104,17 @@ def _table(context: Context, reader: Reader) -> Table:
         return Table(POLICY_COLUMNS, [policy_row(context, "Table", name, "update") for name in context.store.tables()])
     table = context.store.table(reader.name())
     aspects: dict[str, Callable[[], Table]] = {
-        "cslschema": lambda: _schema(context, table, table.cslschema),
+        "cslschema": lambda: schema_row(context, table, table.cslschema),
         "details": lambda: _details(context, [table]),
         "extents": lambda: _extents(context, reader, table.name),
         "ingestion": lambda: _mappings(context, reader, [table.name]),
         "policy": lambda: _policy(context, reader, "Table", table.name),
         "principals": lambda: commands_access.principals_of(context, table.name),
-        "schema": lambda: _table_schema(context, reader, table),
+        "schema": lambda: table_schema(context, reader, table),
     }
     word = reader.word()
     if not word:
-        rows = [(name, _NET_TYPES[kind], kind) for name, kind in table.columns]
+        rows = [(name, NET_TYPES[kind], kind) for name, kind in table.columns]
         return Table((("AttributeName", "string"), ("AttributeType", "string"), ("CslType", "string")), rows)
     if word not in aspects:
         reader.fail("cslschema, details, extents, ingestion mappings, policy, principals or schema")
@@ -136,34 +129,12 @@ def _tables(context: Context, reader: Reader) -> Table:
     if reader.take("details"):
         return _details(context, list(tables.values()))
     rows = [(one.name, context.store.database, one.folder, one.docstring) for one in tables.values()]
-    return Table(_LISTED, rows)
-
-
-def _schema(context: Context, table: StoredTable, schema: str) -> Table:
-    columns = (("TableName", "string"), ("Schema", "string"), *_LISTED[1:])
-    return Table(columns, [(table.name, schema, context.store.database, table.folder, table.docstring)])
-
-
-def _table_schema(context: Context, reader: Reader, table: StoredTable) -> Table:
-    reader.need("as")
-    if reader.take("csl"):
-        return _schema(context, table, table.cslschema)
-    reader.need("json")
-    return _schema(context, table, orjson.dumps(_json_schema(context, table)).decode())
-
-
-def _json_schema(context: Context, table: StoredTable) -> Document:
-    said = context.store.get("docstrings", table.name, "columns") or {}
-    columns = [
-        {"Name": name, "Type": _NET_TYPES[kind], "CslType": kind} | ({"DocString": said[name]} if name in said else {})
-        for name, kind in table.columns
-    ]
-    return {"Name": table.name, "Folder": table.folder, "DocString": table.docstring, "OrderedColumns": columns}
+    return Table(LISTED, rows)
 
 
 def _details(context: Context, tables: Sequence[StoredTable]) -> Table:
     columns = (
-        *_LISTED,
+        *LISTED,
         ("TotalExtents", "long"),
         ("TotalExtentSize", "real"),
         ("TotalOriginalSize", "real"),
@@ -305,31 +276,7 @@ def _database(context: Context, reader: Reader) -> Table:
         return _mappings(context, reader, list(context.store.tables()))
     if not reader.take("schema"):
         return _databases(context, reader)
-    if reader.take("as"):
-        reader.need("json")
-        return Table((("DatabaseSchema", "string"),), [(orjson.dumps(_database_json(context)).decode(),)])
-    rows: list[tuple[Any, ...]] = []
-    for table in context.store.tables().values():
-        rows += [
-            (context.store.database, table.name, name, _NET_TYPES[kind], table.folder, table.docstring)
-            for name, kind in table.columns
-        ]
-    columns = ("DatabaseName", "TableName", "ColumnName", "ColumnType", "Folder", "DocString")
-    return Table([(name, "string") for name in columns], rows)
-
-
-def _database_json(context: Context) -> Document:
-    functions = {
-        name: {"Name": name, "Body": f"{{ {body['body']} }}", "Folder": body["folder"], "DocString": body["docstring"]}
-        for _, name, body in context.store.documents("function")
-    }
-    database = {
-        "Name": context.store.database,
-        "Tables": {table.name: _json_schema(context, table) for table in context.store.tables().values()},
-        "MaterializedViews": {name: {"Name": name} for _, name, _ in context.store.documents("view")},
-        "Functions": functions,
-    }
-    return {"Databases": {context.store.database: database}}
+    return database_schema(context, reader)
 
 
 def _databases(context: Context, _: Reader) -> Table:
