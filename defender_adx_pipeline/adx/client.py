@@ -57,6 +57,9 @@ APPLICATION = f"defender-adx-pipeline/{__version__}"
 QUERY_TIMEOUT = timedelta(minutes=4)
 COMMAND_TIMEOUT = timedelta(minutes=10)
 _LONGEST_WAIT = 60.0
+ATTEMPTS = 7
+"""How often a statement that may be repeated is tried."""
+
 _LONGEST_TRYING = 900.0
 """Seconds after which no further attempt begins: each may take as long as its time-out."""
 
@@ -106,7 +109,7 @@ class AdxClient:
         *,
         token_provider: TokenProvider | None = None,
         ingest_uri: str | None = None,
-        attempts: int = 7,
+        attempts: int = ATTEMPTS,
         first_wait: float = 2.0,
         clock_scale: float = 1.0,
         renew_token: Callable[[], object] | None = None,
@@ -130,6 +133,7 @@ class AdxClient:
         token_provider: TokenProvider | None,
         *,
         renew_token: Callable[[], object] | None = None,
+        attempts: int = ATTEMPTS,
     ) -> Self:
         """The client of the cluster and database that the settings name.
 
@@ -137,6 +141,7 @@ class AdxClient:
             settings: cluster, database and clock.
             token_provider: see the class.
             renew_token: see the class.
+            attempts: see the class.
 
         Raises:
             SettingsError: ADX_CLUSTER_URI is not set.
@@ -149,6 +154,7 @@ class AdxClient:
             ingest_uri=settings.adx_ingest_uri,
             clock_scale=settings.defender_quota_clock_scale,
             renew_token=renew_token,
+            attempts=attempts,
         )
 
     def connection(self, uri: str) -> KustoConnectionStringBuilder:

@@ -222,6 +222,21 @@ class SliceLoader:
                 f" {BOOTSTRAP}."
             )
 
+    def check_endpoint(self) -> None:
+        """Ask the data management endpoint for what queueing needs, and queue nothing.
+
+        Raises:
+            AdxError: it refused, or could not be reached.
+        """
+
+        def ask() -> None:
+            try:
+                self._ingest_client().refresh()
+            except (KustoError, requests.RequestException, LookupError, TypeError) as error:
+                raise translate(error, f"queues and containers of {self._client.ingest_uri}") from None
+
+        self._client.retrying(ask, repeatable=True)
+
     def close(self) -> None:
         """Close the connections to the data management endpoint; the client stays open."""
         self._forget_resources()

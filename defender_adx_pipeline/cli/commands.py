@@ -18,6 +18,7 @@ from defender_adx_pipeline.adx.scripts import Placeholders, script_texts
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.cli import chaos as ordeal
 from defender_adx_pipeline.cli import demo as demonstration
+from defender_adx_pipeline.cli import doctor as diagnosis
 from defender_adx_pipeline.cli import tenancy
 from defender_adx_pipeline.cli.failures import readable_errors
 from defender_adx_pipeline.cli.output import console
@@ -157,6 +158,13 @@ def sync(
         for name, value in facts.items():
             sys.stdout.write(f"{name}: {value}\n")
     return 0
+
+
+@app.command()
+@readable_errors
+def doctor(as_json: AsJson = False) -> int:
+    """Try everything that the pipeline needs, with one hunting call: a line each, and what to do where it fails."""
+    return diagnosis.run(as_json=as_json)
 
 
 @app.command()

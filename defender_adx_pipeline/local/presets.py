@@ -124,6 +124,11 @@ _KUSTO: Mapping[str, _Builder] = {
     "expired_token": _kusto(
         KustoFault("Token has expired.", status=401, code="Unauthorized", message="Unauthorized", permanent=False)
     ),
+    "forbidden": _kusto(
+        KustoFault(
+            "Principal is not authorized to perform this operation.", status=403, code="Forbidden", message="Forbidden"
+        )
+    ),
     "truncated_json": _plain("cut"),
 }
 
@@ -167,6 +172,7 @@ PRESETS: Mapping[Service, Mapping[str, _Builder]] = {
             503, "temporarily_unavailable", 90033, "A transient error has occurred. Please try again."
         ),
         "invalid_client": _entra(401, "invalid_client", 7000215, "Invalid client secret provided."),
+        "expired_secret": _entra(401, "invalid_client", 7000222, "The provided client secret keys are expired."),
     },
     "engine": {**_KUSTO, "partial": _plain("partial"), "partial_end": _plain("partial_end")},
     "ingest": _KUSTO,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from defender_adx_pipeline.adx.client import AdxClient
+from defender_adx_pipeline.adx.client import ATTEMPTS, AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Catalogue, load_catalogue
 from defender_adx_pipeline.defender.auth import token_source
@@ -18,17 +18,23 @@ from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.settings import Settings, load_settings
 
 
-def adx_client(settings: Settings) -> AdxClient:
+def adx_client(settings: Settings, *, attempts: int = ATTEMPTS) -> AdxClient:
     """A client that signs in to the cluster as the settings say.
+
+    Args:
+        settings: the settings.
+        attempts: how often a statement that may be repeated is tried.
 
     Raises:
         SettingsError: a variable is missing.
     """
     settings.require("adx_cluster_uri")
     if settings.defender_auth == "none":
-        return AdxClient.from_settings(settings, None)
+        return AdxClient.from_settings(settings, None, attempts=attempts)
     tokens, scope = token_source(settings), f"{settings.adx_cluster_uri}/.default"
-    return AdxClient.from_settings(settings, lambda: tokens.token(scope), renew_token=lambda: tokens.renew(scope))
+    return AdxClient.from_settings(
+        settings, lambda: tokens.token(scope), renew_token=lambda: tokens.renew(scope), attempts=attempts
+    )
 
 
 @dataclass(frozen=True, slots=True)
