@@ -2,6 +2,7 @@
 
 import json
 
+from defender_adx_pipeline.catalogue import Catalogue
 from defender_adx_pipeline_tests.local.kusto import kusto
 
 COLUMNS = {"LogonId": "long", "LogonID": "long", "Day of month": "int", "Bag": "dynamic"}
@@ -9,7 +10,7 @@ COLUMNS = {"LogonId": "long", "LogonID": "long", "Day of month": "int", "Bag": "
 
 def test_the_whole_schema_has_every_column_also_where_names_differ_in_case_alone(open_tenant):
     declared = "LogonId: long, LogonID: long, ['Day of month']: int, Bag: dynamic"
-    with open_tenant(scale=0, tables=[]) as tenant, kusto(tenant) as adx:
+    with open_tenant(scale=0, catalogue=Catalogue({})) as tenant, kusto(tenant) as adx:
         adx.command(f""".create-merge table Cases ({declared}) with (folder = "A/B", docstring = "it's \\"so\\"")""")
         adx.command(".create-or-alter function with (folder = 'A') Ids(low: long) { Cases | where LogonId > low }")
         for named in ("", "defender "):
@@ -19,7 +20,7 @@ def test_the_whole_schema_has_every_column_also_where_names_differ_in_case_alone
         assert {row["ColumnName"] for row in adx.command(".show database schema")} == set(COLUMNS)
         script = [row["DatabaseSchemaScript"] for row in adx.command(".show database schema as csl script")]
     # It makes the same database anew, in which the script is the same.
-    with open_tenant(scale=0, tables=[]) as tenant, kusto(tenant) as adx:
+    with open_tenant(scale=0, catalogue=Catalogue({})) as tenant, kusto(tenant) as adx:
         done = adx.command(".execute database script with (ThrowOnErrors=true) <|\n" + "\n".join(script))
         assert [row["Result"] for row in done] == ["Completed", "Completed"]
         again = [

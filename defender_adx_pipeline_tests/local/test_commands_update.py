@@ -8,6 +8,7 @@ from azure.kusto.data.exceptions import KustoApiError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from defender_adx_pipeline.catalogue import Catalogue
 from defender_adx_pipeline.local import commands_update
 from defender_adx_pipeline_tests.local.kusto import Kusto, kusto
 
@@ -21,7 +22,7 @@ def adx(open_tenant, statements) -> Iterator[Kusto]:
         statements.add_table("adx", name, columns)
     # Known to the parser alone, so that the command fails in the database.
     statements.add_table("adx", "People", {**columns, "NotAdded": "long"})
-    with open_tenant(scale=0, tables=[]) as tenant, kusto(tenant) as clients:
+    with open_tenant(scale=0, catalogue=Catalogue({})) as tenant, kusto(tenant) as clients:
         yield clients
 
 

@@ -6,20 +6,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import requests
 
-from defender_adx_pipeline.catalogue import KQL_TYPES, Column, load_catalogue
+from defender_adx_pipeline.catalogue import KQL_TYPES, Catalogue, Column, load_catalogue
 from defender_adx_pipeline.local.kql import run_kql
 from defender_adx_pipeline.local.source import DUCKDB_TYPES, SourceError, SourceStore
 from defender_adx_pipeline.local.source_schema import add_column, drop_column, retype_column
 from defender_adx_pipeline_tests.local.test_tenant import hunt
 
 SIGN_INS = "EntraIdSignInEvents"
+CATALOGUE = Catalogue({SIGN_INS: load_catalogue()[SIGN_INS]})
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAYS = [f"2026-11-{day:02d}T00:00:00Z" for day in (10, 15, 20)]
 
 
 @pytest.fixture
 def store():
-    store = SourceStore(":memory:", load_catalogue(), lambda: NOW)
+    store = SourceStore(":memory:", CATALOGUE, lambda: NOW)
     store.insert_rows(
         SIGN_INS, [{"Timestamp": day, "RequestId": day, "ErrorCode": 50000 + n} for n, day in enumerate(DAYS)]
     )
@@ -127,7 +128,7 @@ def test_the_admin_endpoint_changes_a_table_while_it_is_in_use_and_the_change_ou
         answer = requests.post(tenant.url("admin") + "/source/columns", json=body, timeout=10)
         return answer.status_code, answer.json()
 
-    with open_tenant(tmp_path, scale=0) as tenant:
+    with open_tenant(tmp_path, scale=0, catalogue=CATALOGUE) as tenant:
         tenant.source.insert_rows(SIGN_INS, [{"Timestamp": day, "ErrorCode": 5}])
         assert hunt(tenant, SIGN_INS).json()["results"][0]["ErrorCode"] == 5
         status, told = ask(tenant, {"table": SIGN_INS, "add": "RiskScore", "type": "long", "since": day, "value": 3})
@@ -141,7 +142,7 @@ def test_the_admin_endpoint_changes_a_table_while_it_is_in_use_and_the_change_ou
             {"error": f"{SIGN_INS} has no column Country"},
         )
         assert ask(tenant, {"table": SIGN_INS})[0] == ask(tenant, {"drop": "Country"})[0] == 400
-    with open_tenant(tmp_path, scale=0) as tenant:
+    with open_tenant(tmp_path, scale=0, catalogue=CATALOGUE) as tenant:
         shown = requests.get(tenant.url("admin") + "/source/columns", {"table": SIGN_INS}, timeout=10).json()
         schema = {
             row["ColumnName"]: row["ColumnType"] for row in hunt(tenant, f"{SIGN_INS} | getschema").json()["results"]

@@ -23,7 +23,7 @@ from defender_adx_pipeline.adx.typed_tables import (
     update_policy,
     widening,
 )
-from defender_adx_pipeline.catalogue import Column, DefenderTable, load_catalogue
+from defender_adx_pipeline.catalogue import Catalogue, Column, DefenderTable, load_catalogue
 from defender_adx_pipeline.migration.backfill import TRIES, backfill
 from defender_adx_pipeline.migration.errors import BackfillError
 from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
@@ -43,7 +43,7 @@ Record = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def tenant(open_tenant: OpenTenant) -> Iterator["LocalTenant"]:
-    with open_tenant(scale=0, batching_delay=0.0) as opened:
+    with open_tenant(scale=0, catalogue=Catalogue({table.name: table for table in TABLES})) as opened:
         yield opened
 
 
