@@ -11,8 +11,9 @@ What counts:
 - A type that `typed_tables.OVERRIDES` corrects is no drift, whether the tenant has the documented one or ours.
 - A column of another type than the tenant's is mended by a twin: `ErrorCode_string` beside `ErrorCode`. With that there
   is no difference any more.
-- A column that the tenant lacks is told and stays, with what it holds. Two kinds are not told: SnapshotTime, which is
-  ours, and those of `undocumented_columns`, which some tenants have and others do not.
+- A column that the tenant lacks is told and stays, with what it holds. Three kinds are not told: SnapshotTime, which is
+  ours; those of `undocumented_columns`, which some tenants have and others do not; and the second of two spellings of
+  one name, where both sides have the first (a page lists LogonId and LogonID of DeviceProcessEvents).
 """
 
 from collections.abc import Iterator, Sequence
@@ -144,10 +145,12 @@ def mending(table: DefenderTable, tenant_columns: Sequence[Column], existing: Se
     """
     # As if it had the documented columns already, since the tenant may have one of those with another type, too.
     complete = typed_columns(table, existing)
+    # A column that either side has already under the name of a twin stands in the twin's way: it is left out.
+    taken = {column.name for column in (*tenant_columns, *complete)}
     wanted = [
         Column(one.new_column, one.tenant_type)
         for one in differences(table, tenant_columns, complete)
-        if one.new_column and one.tenant_type
+        if one.new_column and one.tenant_type and (one.new_column == one.column or one.new_column not in taken)
     ]
     return widening(table, existing, wanted)
 
@@ -176,8 +179,9 @@ def _differences(
     for name in known:
         if name not in typed and name not in tenant and name not in untold:
             yield difference(name, "lacking")
+    spelled = {name.casefold() for name in tenant if name in typed}
     for name in typed:
-        if fields[name] == name and name not in tenant and name not in untold:
+        if fields[name] == name and name not in tenant and name not in untold and name.casefold() not in spelled:
             yield difference(name, "dropped")
 
 

@@ -7,6 +7,7 @@ Here: options and output of `diff`, `apply` and `backfill`. Not here: what they 
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
@@ -17,8 +18,10 @@ from rich.table import Column, Table
 from defender_adx_pipeline.cli.failures import readable_errors
 from defender_adx_pipeline.cli.output import console
 from defender_adx_pipeline.defender.client import HuntingClient
+from defender_adx_pipeline.migration.backfill import backfill as expand_anew
 from defender_adx_pipeline.migration.connections import open_database
-from defender_adx_pipeline.migration.drift import Drift, apply_drift, read_drifts
+from defender_adx_pipeline.migration.drift import Drift, apply_drift, mending_of, read_drifts
+from defender_adx_pipeline.settings import SettingsError
 
 app = typer.Typer(
     name="schema",
@@ -65,19 +68,51 @@ def apply(
     Columns are never dropped and never change their type. Rows that are there keep null in a new column until
     `defender-adx schema backfill TABLE`.
     """
+    out = console()
+    changed = 0
     with _drifts(tables) as (adx, found):
-        if show:
-            sys.stdout.write("\n".join(text for drift in found for text in drift.statements))
-            return 0
-        out = console()
-        mended = 0
         for drift in found:
-            if not drift.is_in_tenant:
+            if show:
+                sys.stdout.write("".join(f"{text}\n" for text in mending_of(adx, drift)))
+            elif not drift.is_in_tenant:
                 out.print(f"{drift.table.name}: the tenant does not have it; left as it is.")
             elif apply_drift(adx, drift):
-                mended += 1
+                changed += 1
                 out.print(_applied(drift), highlight=False)
-    out.print(f"{mended} tables changed." if mended else "Nothing had to be changed.")
+    if not show:
+        out.print(f"{changed} tables changed." if changed else "Nothing had to be changed.")
+    return 0
+
+
+@app.command()
+@readable_errors
+def backfill(
+    table: Annotated[str, typer.Argument(help="A Defender table, such as DeviceLogonEvents.")],
+    start: Annotated[
+        datetime | None, typer.Option("--from", help="First instant of the rows' own time, UTC; all when absent.")
+    ] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="First instant after it, UTC.")] = None,
+    delete_surplus: Annotated[
+        bool, typer.Option("--delete-surplus", help="Let typed rows go whose raw records are gone, as by retention.")
+    ] = False,
+) -> int:
+    """Expand raw rows anew into the typed table, so that older rows have the columns of today. Takes Table Admin.
+
+    Window by window, oldest first; each is replaced as a whole, so that it can be ended and run again at any time.
+    """
+    if start is not None and end is not None and start >= end:
+        raise SettingsError(f"--from {start} is not before --to {end}")
+    out = console()
+    with open_database() as database:
+        done = expand_anew(
+            database.adx,
+            database.catalogue[table],
+            start=start and start.replace(tzinfo=UTC),
+            end=end and end.replace(tzinfo=UTC),
+            delete_surplus=delete_surplus,
+            tell=lambda sentence: out.print(sentence, highlight=False),
+        )
+    out.print(f"{table}: {done.rows:,} rows expanded anew in {done.windows} parts.", highlight=False)
     return 0
 
 
@@ -131,8 +166,8 @@ def _print(drifts: Sequence[Drift], out: Console) -> None:
 
 
 def _applied(drift: Drift) -> str:
+    name = drift.table.name
     added = ", ".join(one.new_column for one in drift.differences if one.new_column)
-    return (
-        f"{drift.table.name}: added {added}. Rows that are there keep null in it until"
-        f" `defender-adx schema backfill {drift.table.name}`."
-    )
+    if not added:
+        return f"{name}: its expand function was made anew; it did not fit the columns of the typed table."
+    return f"{name}: added {added}. Rows that are there keep null in it until `defender-adx schema backfill {name}`."

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 
 from defender_adx_pipeline.adx import typed_drift
 from defender_adx_pipeline.adx.client import AdxClient
-from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError
+from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError, MissingObjectError
+from defender_adx_pipeline.adx.kql import table_columns
 from defender_adx_pipeline.adx.typed_drift import Difference
 from defender_adx_pipeline.adx.typed_schema import existing_columns
-from defender_adx_pipeline.adx.typed_tables import one_command, typed_table_name
+from defender_adx_pipeline.adx.typed_tables import (
+    expand_function,
+    expand_name,
+    one_command,
+    typed_table_name,
+    widening,
+)
 from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.errors import UnresolvedNameError
@@ -94,8 +101,28 @@ def drift_of(table: DefenderTable, tenant_columns: Sequence[Column], adx: AdxCli
     return Drift(table, tuple(tenant_columns), existing_columns(adx, (table,)).get(table.name))
 
 
+def mending_of(adx: AdxClient, drift: Drift) -> tuple[str, ...]:
+    """The commands that are due for one table: for its differences, or for an expand function that does not fit it.
+
+    Such a function is left behind when only the first of two commands was carried out, or when somebody adds a column
+    by hand; every load of the table fails until it is mended.
+
+    Raises:
+        NoTypedTableError: there is no typed table to mend.
+        AdxError: the database could not be asked.
+    """
+    if drift.typed_columns is None:
+        raise NoTypedTableError(
+            f"{drift.table.name}: there is no table {typed_table_name(drift.table)}. Nothing was changed. Run"
+            " `defender-adx bootstrap`, which makes it with the documented columns, and then this again."
+        )
+    if drift.statements or _columns(adx, expand_name(drift.table)) == _columns(adx, typed_table_name(drift.table)):
+        return drift.statements
+    return widening(drift.table, drift.typed_columns) or (expand_function(drift.table, drift.typed_columns),)
+
+
 def apply_drift(adx: AdxClient, drift: Drift) -> tuple[str, ...]:
-    """Send what mends the differences of one table, as one database script; takes Database Admin.
+    """Send what mends one table, as one database script; takes Database Admin.
 
     A load of this table that falls between its commands fails as a whole: neither raw nor typed rows of the slice are
     there, the slice stays Queued in the ledger, and the next run sends it again. Nothing is lost.
@@ -106,19 +133,24 @@ def apply_drift(adx: AdxClient, drift: Drift) -> tuple[str, ...]:
     Raises:
         NoTypedTableError: there is no typed table to mend.
         DriftNotMendedError: a command failed.
+        AdxError: the database could not be asked.
     """
-    if not drift.has_typed_table:
-        raise NoTypedTableError(
-            f"{drift.table.name}: there is no table {typed_table_name(drift.table)}. Nothing was changed. Run"
-            " `defender-adx bootstrap`, which makes it with the documented columns, and then this again."
-        )
-    statements = drift.statements
+    statements = mending_of(adx, drift)
     if statements:
         try:
             adx.command(one_command(statements), idempotent=True)
         except AdxError as error:
             raise DriftNotMendedError(_failure(drift.table, error)) from error
     return statements
+
+
+def _columns(adx: AdxClient, name: str) -> tuple[Column, ...] | None:
+    """What a table has, or a function gives; None where there is none."""
+    try:
+        rows = adx.query(table_columns(name))
+    except MissingObjectError:
+        return None
+    return tuple(Column(str(row["ColumnName"]), str(row["ColumnType"])) for row in rows)
 
 
 def _tenant_columns(hunting_client: HuntingClient, table: DefenderTable) -> tuple[Column, ...] | None:
@@ -133,7 +165,8 @@ def _failure(table: DefenderTable, error: AdxError) -> str:
     if isinstance(error, AdxPermissionError):
         todo = "The script takes Database Admin: sign in with an identity that has it, or ask for it"
     return (
-        f"{table.name}: {error} {todo}, then run `defender-adx bootstrap`: it makes the expand function fit the columns"
-        f" that {typed_table_name(table)} has. If only the first command was carried out, loads of this table fail"
-        " until then: their slices stay Queued in the ledger, and the next run sends them again. Nothing is lost."
+        f"{table.name}: {error} {todo}, then run `defender-adx schema apply {table.name}` again. If only the first of"
+        f" its commands was carried out, {typed_table_name(table)} has columns that {expand_name(table)}() lacks, and"
+        " loads of this table fail until then: their slices stay Queued in the ledger, and the next run sends them"
+        " again. Nothing is lost."
     )

@@ -14,8 +14,9 @@ from defender_adx_pipeline.adx import kql, snapshot_kql
 from defender_adx_pipeline.adx.blobs import BlobBuilder
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import Confirmation, SliceLoader
-from defender_adx_pipeline.adx.schema import bootstrap
+from defender_adx_pipeline.adx.schema import bootstrap, inspect
 from defender_adx_pipeline.adx.typed_checks import ROWS, count_names, unfit_counts, unfit_records
+from defender_adx_pipeline.adx.typed_schema import existing_columns
 from defender_adx_pipeline.adx.typed_tables import expand_function, typed_columns, typed_table_name
 from defender_adx_pipeline.catalogue import Column, DefenderTable, load_catalogue
 from defender_adx_pipeline.instants import to_text
@@ -52,7 +53,7 @@ def adx(open_tenant: OpenTenant) -> Iterator[AdxClient]:
         environment = tenant.environment()
         address = (environment["ADX_CLUSTER_URI"], environment["ADX_DATABASE"])
         with AdxClient(*address, ingest_uri=environment["ADX_INGEST_URI"]) as client:
-            report = bootstrap(client, client_id=None, tenant_id=None, grants=False, tables=TABLES, typed=True)
+            report = bootstrap(client, client_id=None, tenant_id=None, grants=False, tables=TABLES)
             assert {item.file[:2] for item in report.applied} >= {"50", "51", "52", "53", "54", "55"}
             # Nobody said how long rows are kept, and without a role the pipeline could not read a restricted table.
             assert {item.file[:2] for item in report.skipped} >= {"55", "30"}
@@ -257,8 +258,44 @@ def test_the_database_knows_what_the_columns_are_and_tells_names_apart_by_case(a
 
 def test_running_bootstrap_again_changes_nothing(adx: AdxClient) -> None:
     before = adx.query("CloudAppEvents | count")
-    bootstrap(adx, client_id=None, tenant_id=None, grants=False, tables=(CLOUD,), typed=True, retention_days=730)
+    bootstrap(adx, client_id=None, tenant_id=None, grants=False, tables=(CLOUD,), retention_days=730)
     assert adx.query("CloudAppEvents | count") == before
     for name in ("CloudAppEvents", "CloudAppEventsRaw"):
         (row,) = adx.command(f".show table {name} policy retention", idempotent=True)
         assert json.loads(row["Policy"])["SoftDeletePeriod"] == "730.00:00:00"
+
+
+def test_bootstrap_over_a_table_with_columns_of_its_own_lets_loads_go_on(adx: AdxClient) -> None:
+    table = CATALOGUE["UrlClickEvents"]
+    for _ in range(2):
+        bootstrap(adx, client_id=None, tenant_id=None, grants=False, tables=(table,))
+    # By hand, and with no function that follows: until bootstrap no load is let in.
+    adx.command(".create-merge table UrlClickEvents (Own: long, IsClickedThrough_string: string)", idempotent=True)
+    before = existing_columns(adx, [table])
+    record = {"Own": 2**53 + 1, "IsClickedThrough": "perhaps", "Url": "http://contoso.com"}
+    ours = slice_id()
+    assert load(adx, table, [record], ours).landed == set()
+    for loaded in (1, 2):
+        report = bootstrap(adx, client_id=None, tenant_id=None, grants=False, tables=(table,))
+        assert not any(item.text.startswith(".execute") for item in report.applied)
+        assert existing_columns(adx, [table]) == before
+        assert len(load(adx, table, [record], ours if loaded == 1 else None).landed) == 1
+        rows = adx.query("UrlClickEvents | project Own, IsClickedThrough, IsClickedThrough_string, Url")
+        assert [list(row.values()) for row in rows] == [[2**53 + 1, None, "perhaps", "http://contoso.com"]] * loaded
+
+
+def test_bootstrap_takes_over_a_table_with_other_types_and_fewer_columns(adx: AdxClient) -> None:
+    table = CATALOGUE["EmailUrlInfo"]
+    adx.command(".create-merge table EmailUrlInfo (UrlLocation: dynamic, Timestamp: datetime)", idempotent=True)
+    report = bootstrap(adx, client_id=None, tenant_id=None, grants=False, tables=(table,))
+    # Its new columns come with the function in one command, before the command that names all tables.
+    scripts = [item for item in report.applied if item.text.startswith(".execute database script")]
+    assert [(item.file, item.role.split(",")[0]) for item in scripts] == [("50_typed_tables.kql", "Database Admin")]
+    columns = existing_columns(adx, [table])[table.name]
+    first = (Column("UrlLocation", "dynamic"), Column("Timestamp", "datetime"))
+    assert columns == typed_columns(table, first)
+    assert inspect(adx, [table]).missing == ()
+    record = {"Timestamp": "2026-08-01T00:00:00.1234567Z", "UrlLocation": ["Body"], "Url": "http://contoso.com"}
+    assert len(load(adx, table, [record]).landed) == 1
+    (row,) = adx.query("EmailUrlInfo | project Timestamp, UrlLocation, Url")
+    assert row == record
