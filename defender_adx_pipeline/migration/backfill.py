@@ -16,6 +16,10 @@ each part one query, which sees one moment, counts its raw and typed rows and ad
 Where the two differ the part is replaced again, out of raw records that no step here ever changes. Rows that land after
 the proof are typed by the update policy, which has to be there.
 
+**What it costs.** A raw record has its time inside its JSON, so that each part reads the time in every raw record of the
+table, once to replace the part and once to prove it: the time taken grows with parts times raw rows. Bounds (`start`,
+`end`) make fewer parts, not smaller ones to search.
+
 **What else the command changes**, since it has no property for it: the new rows have a new `ingestion_time()`; their
 extents have no `ingest-by:` tags, by which `.show table T extents` would find a slice (the pipeline looks for them in
 the raw table alone); retention and hot cache are counted anew from the day of the backfill, so that typed rows outlive
@@ -49,8 +53,8 @@ from defender_adx_pipeline.instants import parse_instant
 from defender_adx_pipeline.migration.backfill_parts import GRAINS, Bin, bin_part, bucketed, packed
 from defender_adx_pipeline.migration.errors import BackfillError
 
-ROWS_PER_PART = 250_000
-"""A twentieth of what one command may delete; at 2 KB a row half of the 1 GB that one should append."""
+ROWS_PER_PART = 500_000
+"""A tenth of what one command may delete; at 1 KB a row half of the 1 GB that one should append."""
 
 TRIES = 4
 """How often a part is replaced until its rows are as many as the raw ones: each time a load has to land within it."""
