@@ -16,7 +16,7 @@ each part one query, which sees one moment, counts its raw and typed rows and ad
 Where the two differ the part is replaced again, out of raw records that no step here ever changes. Rows that land after
 the proof are typed by the update policy, which has to be there.
 
-**What it costs.** A raw record has its time inside its JSON, so that each part reads the time in every raw record of the
+**What it costs.** A raw record has its time inside its JSON, so each part reads the time in every raw record of the
 table, once to replace the part and once to prove it: the time taken grows with parts times raw rows. Bounds (`start`,
 `end`) make fewer parts, not smaller ones to search.
 
