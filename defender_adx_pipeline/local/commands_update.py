@@ -18,6 +18,7 @@ from defender_adx_pipeline.local import loading
 from defender_adx_pipeline.local.adx_replace import ROW, TooManyDeletesError, replace_rows
 from defender_adx_pipeline.local.adx_schema import EXTENT_ID, Level
 from defender_adx_pipeline.local.adx_updates import UpdatePolicyError
+from defender_adx_pipeline.local.adx_views import Prepared
 from defender_adx_pipeline.local.commands_context import Context
 from defender_adx_pipeline.local.commands_ingest import NO_EXTENT, check_columns_match
 from defender_adx_pipeline.local.commands_text import Reader, outside_literals
@@ -50,10 +51,12 @@ def update(context: Context, reader: Reader) -> Table:
         reader.fail("'<|' and two let statements")
     queries = _queries(reader.rest()[2:], table, delete, append)
     try:
+        # Before the table is held: making a view ready takes the lock of the whole store.
+        deleted = context.views.prepare(queries[0])
         changes = replace_rows(
             context.store,
             table,
-            delete=lambda cursor: _deleted(context, cursor, table, queries[0]),
+            delete=lambda cursor: _deleted(cursor, table, deleted),
             append=_appended(context, table, queries[1]),
             most=MOST_DELETES,
             dry=properties.get("whatif", "").lower() == "true",
@@ -101,8 +104,7 @@ def _check_predicate(predicate: str, table: str) -> None:
         raise KustoFault(f"This stand-in does not run '{strange[0]}' in a delete predicate.", code="BadRequest")
 
 
-def _deleted(context: Context, cursor: duckdb.DuckDBPyConnection, table: str, query: str) -> tuple[str, Any]:
-    prepared = context.views.prepare(query)
+def _deleted(cursor: duckdb.DuckDBPyConnection, table: str, prepared: Prepared) -> tuple[str, Any]:
     schema = read_schema(cursor)
     columns = {**schema, table: [*schema[table], EXTENT_ID, ROW]}
     text = f"{prepared.text}\n| project {ROW}, {EXTENT_ID}"
