@@ -35,6 +35,9 @@ class EntityStore:
         self.version = 0
         """Grows with every change of a table's schema or of a stored entity."""
         self._lock = threading.RLock()
+        self._known: dict[str, Mapping[tuple[str, str], Document]] = {}
+        """Entities by kind as the file has them: each load and each query asks for some, and bootstrap writes 500. A
+        mapping is replaced and never changed, so that readers need no lock."""
         self._root = duckdb.connect(":memory:", config={"temp_directory": f"{path}.spill", "memory_limit": "2GB"})
         self._root.execute("SET TimeZone='UTC'")
         self._root.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS adx")
@@ -76,41 +79,50 @@ class EntityStore:
     def put_all(self, kind: str, entities: Sequence[tuple[str, str, Document]]) -> None:
         """Store (parent, name, body) of a kind, all or none; what says nothing new is not written."""
         with self._lock:
-            known = {(parent, name): _comparable(body) for parent, name, body in self.documents(kind)}
-            new = [one for one in entities if known.get(one[:2]) != _comparable(one[2])]
+            known = self._of_kind(kind)
+            new = {(parent, name): _copied(body) for parent, name, body in entities}
+            new = {key: body for key, body in new.items() if _comparable(known.get(key)) != _comparable(body)}
             if new:
                 with self.transaction() as cursor:
-                    for parent, name, body in new:
+                    for (parent, name), body in new.items():
                         put_entity(cursor, kind, parent, name, body)
+                self._known[kind] = dict(sorted({**known, **new}.items()))
                 self.version += 1
 
     def get(self, kind: str, parent: str, name: str) -> Document | None:
         """One entity, or None."""
-        sql = "SELECT body FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?"
-        row = self.cursor().execute(sql, [kind, parent, name]).fetchone()
-        return None if row is None else json.loads(row[0])
+        body = self._of_kind(kind).get((parent, name))
+        return None if body is None else _copied(body)
 
     def delete(self, kind: str, parent: str, name: str) -> bool:
         """Forget an entity; False when there was none."""
-        found = self.get(kind, parent, name) is not None
-        with self._lock, self.transaction() as cursor:
-            cursor.execute(
-                "DELETE FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?", [kind, parent, name]
-            )
+        with self._lock:
+            known = self._of_kind(kind)
+            with self.transaction() as cursor:
+                cursor.execute(
+                    "DELETE FROM adx.meta.entities WHERE kind = ? AND parent = ? AND name = ?", [kind, parent, name]
+                )
+            self._known[kind] = {key: body for key, body in known.items() if key != (parent, name)}
             self.version += 1
+        found = (parent, name) in known
         if found and kind in ("function", "view"):
             for level in LEVELS:
                 self._root.execute(f"DROP VIEW IF EXISTS {level}.main.{quoted(name)}")
         return found
 
     def documents(self, kind: str, parent: str | None = None) -> list[tuple[str, str, Document]]:
-        """(parent, name, body) of the entities of a kind."""
-        rows = self.cursor().execute(
-            "SELECT parent, name, body FROM adx.meta.entities WHERE kind = $1 AND ($2 IS NULL OR parent = $2)"
-            " ORDER BY parent, name",
-            [kind, parent],
-        )
-        return [(owner, name, json.loads(body)) for owner, name, body in rows.fetchall()]
+        """(parent, name, body) of the entities of a kind, to be read and not to be changed."""
+        known = self._of_kind(kind)
+        return [(owner, name, body) for (owner, name), body in known.items() if parent is None or owner == parent]
+
+    def _of_kind(self, kind: str) -> Mapping[tuple[str, str], Document]:
+        with self._lock:
+            if kind not in self._known:
+                rows = self.cursor().execute(
+                    "SELECT parent, name, body FROM adx.meta.entities WHERE kind = $1 ORDER BY parent, name", [kind]
+                )
+                self._known[kind] = {(owner, name): json.loads(body) for owner, name, body in rows.fetchall()}
+            return self._known[kind]
 
     def record(self, kind: Literal["failure", "operation"], id_: str, body: Document) -> None:
         """Write an ingestion failure or an operation to the journal."""
@@ -124,8 +136,14 @@ class EntityStore:
         return [json.loads(body) for (body,) in rows.fetchall()]
 
 
-def _comparable(body: Document) -> str:
-    return json.dumps({**body, "updated": None}, sort_keys=True)
+def _comparable(body: Document | None) -> Document | None:
+    return None if body is None else {**body, "updated": None}
+
+
+def _copied(body: Document) -> Document:
+    """As it would come back from the file."""
+    copied: Document = json.loads(json.dumps(body))
+    return copied
 
 
 def put_entity(cursor: duckdb.DuckDBPyConnection, kind: str, parent: str, name: str, body: Mapping[str, Any]) -> None:

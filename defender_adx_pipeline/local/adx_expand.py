@@ -10,6 +10,7 @@ in a millisecond instead of a tenth of a second, and every load of a raw table r
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from defender_adx_pipeline.local.adx_schema import DUCKDB_TYPES, quoted
 
@@ -71,6 +72,7 @@ _KINDS = {
 _BY_TEXT = frozenset({"tolong", "toint", "todecimal"})
 
 
+@lru_cache(maxsize=256)
 def expansion(body: str) -> Expansion | None:
     """The parts of a function's body, or None where it is more than a projection of fields of one column."""
     match = _BODY.fullmatch(body)

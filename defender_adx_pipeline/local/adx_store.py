@@ -142,6 +142,7 @@ class AdxStore(EntityStore):
                     " OR (kind IN ('docstrings', 'mapping', 'policy') AND parent = $1)",
                     [name],
                 )
+            self._known.clear()
             for level in LEVELS:
                 self._root.execute(f"DROP VIEW IF EXISTS {level}.main.{quoted(name)}")
             self._tables = {other: table for other, table in self._tables.items() if other != name}
@@ -168,6 +169,7 @@ class AdxStore(EntityStore):
                         cursor.execute(f"ALTER TABLE {name} ADD COLUMN {definition(column, kind)}")
                 body = {"columns": table.columns, "folder": table.folder, "docstring": table.docstring}
                 put_entity(cursor, "table", "", table.name, body)
+        self._known.pop("table", None)
         for table in tables:
             self._publish(table)
         self._tables = dict(sorted({**self._tables, **{table.name: table for table in tables}}.items()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from defender_adx_pipeline.local.adx_expand import expansion
+from defender_adx_pipeline.local.adx_expand import Expansion, expansion
 from defender_adx_pipeline.local.adx_schema import (
     EXTENT_ID,
     EXTENT_TAGS,
@@ -66,6 +66,18 @@ class Views:
             KqlFailure: a stored function that the query needs does not translate.
         """
         return self._prepare(text, ())
+
+    def check(self, name: str) -> None:
+        """Make sure that a stored function without parameters, or a view, can be read.
+
+        One that only takes fields out of records needs no translator, and its view can wait until somebody reads it.
+
+        Raises:
+            KqlFailure: it does not translate.
+        """
+        body = next(body for known, _, body in self._stored() if known == name)
+        if self._expansion(body) is None:
+            self.prepare(f"['{name}']")
 
     def schema(self, cursor: duckdb.DuckDBPyConnection, level: Level) -> Schema:
         """What `read_schema` says of a level, read again when a table or view has changed.
@@ -142,16 +154,21 @@ class Views:
 
     def _expand(self, name: str, body: str) -> Prepared | None:
         """The view of a function that only takes fields out of records, without the translator."""
-        found = expansion(body)
-        table = self.store.tables().get(found.source) if found else None
-        if found is None or table is None or (found.bag, "dynamic") not in table.columns:
+        found = self._expansion(body)
+        if found is None:
             return None
+        table = self.store.table(found.source)
         prepared = Prepared(body, "plain", (), (table.columns,))
         if self._made.get(name) != prepared:
             for level in LEVELS:
                 self._publish(level, name, found.select(f"{level}.main.{quoted(table.name)}"))
             self._made[name] = prepared
         return prepared
+
+    def _expansion(self, body: str) -> Expansion | None:
+        found = expansion(body)
+        table = self.store.tables().get(found.source) if found else None
+        return found if found and table and (found.bag, "dynamic") in table.columns else None
 
 
 def visible(columns: Sequence[str], level: Level) -> list[int]:

@@ -268,7 +268,7 @@ def _materialized_view(context: Context, reader: Reader, *, replace: bool, if_mi
 def _validate(context: Context, kind: str, name: str, old: Document | None) -> None:
     """Take a definition back that does not bind; one that only this stand-in cannot translate stays."""
     try:
-        context.views.prepare(f"['{name}']")
+        context.views.check(name)
     except KqlFailure as failure:
         if "stand-in" in str(failure):
             return
