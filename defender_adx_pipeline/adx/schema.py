@@ -32,7 +32,7 @@ from defender_adx_pipeline.adx.state_kql import (
 )
 from defender_adx_pipeline.adx.typed_schema import existing_columns
 from defender_adx_pipeline.adx.typed_snapshots import typed_snapshot_functions
-from defender_adx_pipeline.adx.typed_tables import NO_TABLES, expand_name, typed_table_name
+from defender_adx_pipeline.adx.typed_tables import NO_TABLES, SCRIPT, expand_name, typed_table_name
 from defender_adx_pipeline.catalogue import DefenderTable, load_catalogue
 from defender_adx_pipeline.quoting import kql_name
 
@@ -60,6 +60,11 @@ _MATERIALIZED_VIEW = (
 )
 _NO_GRANTS = (
     "The roles of 30_roles.kql were not granted. The pipeline needs them once: see `defender-adx bootstrap --print`."
+)
+_HALFWAY = (
+    " It gives a typed table new columns and then its expand function. If only the first was done, loads of that table"
+    " fail until this is run again: their slices stay Queued in the ledger, and the next run sends them. Nothing is"
+    " lost."
 )
 
 
@@ -241,6 +246,7 @@ def _run(client: SchemaClient, planned: Sequence[Statement]) -> list[Statement]:
             raise BootstrapError(
                 f"kql/{statement.file}, line {statement.line}: {error} {advice}, then run `defender-adx bootstrap`"
                 f" again: the {number} statements before this one are applied, and applying them again changes nothing."
+                f"{_HALFWAY if statement.text.startswith(SCRIPT) else ''}"
             ) from error
     return list(planned)
 

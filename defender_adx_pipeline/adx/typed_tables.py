@@ -149,6 +149,9 @@ def widening(table: DefenderTable, existing: Sequence[Column], wanted: Sequence[
     )
 
 
+SCRIPT = ".execute database script with (ThrowOnErrors=true) <|"
+
+
 def one_command(statements: Iterable[str]) -> str:
     """Several commands as one database script, which stops with an error at the first that fails.
 
@@ -157,7 +160,7 @@ def one_command(statements: Iterable[str]) -> str:
     since the update policy is transactional; its slice stays Queued in the ledger, and the next run sends it again.
     Takes Database Admin. The commands have no blank lines between them, so that the whole can stand in a script file.
     """
-    return ".execute database script with (ThrowOnErrors=true) <|\n" + "\n".join(text.strip() for text in statements)
+    return "\n".join((SCRIPT, *(text.strip() for text in statements)))
 
 
 def expand_function(table: DefenderTable, existing: Sequence[Column] = ()) -> str:

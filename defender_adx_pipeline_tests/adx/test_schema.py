@@ -268,6 +268,15 @@ def test_a_refused_statement_is_told_with_its_file_its_role_and_what_was_applied
     assert f"the {len(database.sent)} statements before this one are applied" in message
 
 
+def test_a_script_that_is_refused_halfway_is_told_with_what_happens_to_loads() -> None:
+    database = Database(typed={"AlertInfo": {"Timestamp": "datetime"}}, refuses=".execute database script")
+    with pytest.raises(BootstrapError) as caught:
+        run(database, tables=FEW)
+    for part in ("kql/50_typed_tables.kql", "It takes: Database Admin", "stay Queued", "Nothing is lost"):
+        assert part in str(caught.value)
+    assert not any("ExpandAlertInfo" in text for text in database.sent)
+
+
 def test_inspect_names_what_is_missing() -> None:
     database = Database(
         tables={"MigrationLedger", "DeviceInfoRaw", "AlertInfoRaw"}, functions={"VwLatestMigrationLedger"}

@@ -67,6 +67,11 @@ def test_bootstrap_prints_every_script_without_a_cluster(monkeypatch: pytest.Mon
     assert printed.exit_code == 0
     for name in ("MigrationConfiguration", "MigrationAuditLog", "MigrationLedger", "DynamicJsonMap", "{ClientId}"):
         assert name in printed.output
+    # The typed tables, too.
+    for name in ("ExpandDeviceEvents()", "ExposureGraphNodesSnapshots", "{RetentionDays}"):
+        assert name in printed.output
+    monkeypatch.setenv("DEFENDER_RETENTION_DAYS", "400")
+    assert '"SoftDeletePeriod":"400.00:00:00"' in run("bootstrap", "--print").output
 
 
 def test_the_roles_can_go_to_another_app_than_the_one_that_runs_bootstrap(world: World) -> None:
