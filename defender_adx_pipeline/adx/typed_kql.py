@@ -11,6 +11,9 @@ from defender_adx_pipeline.adx.typed_tables import plain, typed_table_name
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
 from defender_adx_pipeline.quoting import kql_datetime, kql_string, kql_timespan
 
+_MOST_ARGUMENTS = 64
+"""Of `strcat`, by its documentation."""
+
 
 def existing_table(table: DefenderTable) -> str:
     """A command whose answer has one row, with the column `TableName`, if the typed table is there, and else none."""
@@ -55,13 +58,25 @@ def rows_of_snapshot(table: DefenderTable, taken_at: datetime) -> str:
     )
 
 
-def rows_in_window(table: DefenderTable, start: datetime, end: datetime) -> str:
-    """The typed rows of a window, all columns; of a snapshot table the window is one of SnapshotTime."""
+def rows_in_window(
+    table: DefenderTable, start: datetime, end: datetime, *, bucket: tuple[int, int] | None = None
+) -> str:
+    """The typed rows of a window, all columns; of a snapshot table the window is one of SnapshotTime.
+
+    With `bucket`, number and count, only those whose key falls into that bucket: the buckets share all rows of the
+    window out between them.
+    """
     column = plain(SNAPSHOT_TIME if table.kind == "snapshot" else table.time_column or "")
-    return (
+    rows = (
         f"{plain(typed_table_name(table))}"
         f"\n| where {column} >= {kql_datetime(start)} and {column} < {kql_datetime(end)}"
     )
+    if bucket is not None:
+        number, buckets = bucket
+        key = table.identity or tuple(column.name for column in table.columns)
+        texts = ", ".join(f"tostring({plain(name)})" for name in key[:_MOST_ARGUMENTS])
+        rows += f"\n| where hash_xxhash64(strcat({texts}), {buckets:d}) == {number:d}"
+    return rows
 
 
 def _ingested(since: datetime) -> str:

@@ -66,9 +66,9 @@ class AdxIOManager(dg.ConfigurableIOManager):
             TypeError: the asset's parameter is neither a pandas DataFrame nor an Arrow table.
         """
         wanted = FrameType.of(context.dagster_type.typing_type, context.asset_key.to_user_string())
-        source_table = context.asset_key.path[-1].removesuffix("Raw")
+        name = context.asset_key.path[-1]
         window = window_of(context.asset_partitions_time_window)
-        return read_frame(self.adx, source_table, window, wanted)
+        return read_frame(self.adx, name.removesuffix("Raw"), window, wanted, typed=not name.endswith("Raw"))
 
     def _report(self, context: dg.OutputContext, extraction: Extraction, tally: Tally, keys: list[str]) -> None:
         settings, configuration = self.adx.settings, extraction.plan.configuration

@@ -43,7 +43,8 @@ def typed_spec(*, table: DefenderTable) -> dg.AssetSpec:
             "dagster/column_lineage": column_lineage(table),
             "dagster/table_name": typed,
         },
-    )
+        # It stores nothing, since nothing is given to it; a downstream asset reads the rows through it.
+    ).with_io_manager_key("adx_io_manager")
 
 
 def typed_schema(table: DefenderTable) -> dg.TableSchema:

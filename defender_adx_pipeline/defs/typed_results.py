@@ -21,11 +21,12 @@ from defender_adx_pipeline.defs.reporting import typed_rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import typed_key
 from defender_adx_pipeline.defs.typed_counts import RowCounts, count_events, count_snapshots
+from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.drift import Drift, drift_of, read_drift
 from defender_adx_pipeline.migration.errors import SnapshotNotPublishedError
 from defender_adx_pipeline.migration.extraction import Extraction
-from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline.migration.windows import Window, bin_floor
 
 SAME_ROWS = "same_rows_as_raw"
 SCHEMA_DRIFT = "schema_drift"
@@ -122,9 +123,7 @@ class TypedRun:
             yield self._comparison(counts, window)
 
     def _counted(self, configuration: TableConfiguration) -> tuple[Window, RowCounts | None]:
-        asked = window_of(self.context.partition_time_window)
-        if self.loaded is not None and self.loaded.tally.window is not None:
-            asked = self.loaded.tally.window
+        asked = self._asked()
         if self.table.kind == "event":
             return asked, count_events(self.adx.client, self.table, asked)
         if self.loaded is not None:
@@ -135,6 +134,15 @@ class TypedRun:
             moments = {moment.start.date().isoformat(): moment.start for moment in taken}
             asked = Window(taken[0].start, taken[-1].end)
         return asked, count_snapshots(self.adx.client, self.table, moments)
+
+    def _asked(self) -> Window:
+        """The window that was loaded, or the partitions of the run. A run of checks alone has none: today."""
+        if self.loaded is not None and self.loaded.tally.window is not None:
+            return self.loaded.tally.window
+        if self.context.has_partition_key or self.context.has_partition_key_range:
+            return window_of(self.context.partition_time_window)
+        today = bin_floor(utc_now(), _DAY)
+        return Window(today, today + _DAY)
 
     def _materialization(self, counts: RowCounts, window: Window) -> dg.MaterializeResult[None]:
         key, settings, keys = typed_key(self.table), self.adx.settings, list(self.context.partition_keys)

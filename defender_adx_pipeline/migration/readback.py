@@ -1,4 +1,4 @@
-"""Reading a window of a raw table back from ADX, in answers below its limits.
+"""Reading a window of a raw or a typed table back from ADX, in answers below its limits.
 
 Kusto cuts an answer at 500,000 rows or 64 MB ("Query limits") and says so; so a window is read in parts that its counts
 say will fit, and a part that does not fit after all is halved: by time, and by hash where one microsecond holds more
@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
-from defender_adx_pipeline.adx import kql
+from defender_adx_pipeline.adx import kql, typed_kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import PartialResultError
+from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.instants import parse_instant
 from defender_adx_pipeline.migration.slices import Bucket
 from defender_adx_pipeline.migration.windows import Window, bin_floor
@@ -66,16 +67,43 @@ def records_of_part(
         # Taken whole before any is given on: an answer that turns out partial is read again in halves.
         rows = [row["Record"] for row in adx.query(query)]
     except PartialResultError:
-        halves = window.halves()
-        whole = bucket or Bucket(0, 1)
-        if halves is not None:
-            for half in halves:
-                yield from records_of_part(adx, table, time_column, half)
-        elif whole.of < _MOST_BUCKETS:
-            for part in whole.halves():
-                yield from records_of_part(adx, table, time_column, window, part)
-        else:
+        parts = _halves(window, bucket)
+        if not parts:
             raise
+        for half, part in parts:
+            yield from records_of_part(adx, table, time_column, half, part)
         return
     for text in rows:
         yield orjson.loads(text)
+
+
+def typed_rows(
+    adx: AdxClient, table: DefenderTable, window: Window, bucket: Bucket | None = None
+) -> Iterator[dict[str, Any]]:
+    """Every typed row of a window, in no particular order; of a snapshot table the window is one of SnapshotTime.
+
+    Times are text with seven digits, dynamic values are what their JSON says.
+
+    Raises:
+        As `records`.
+    """
+    query = typed_kql.rows_in_window(table, window.start, window.end, bucket=bucket)
+    try:
+        rows = adx.query(query)
+    except PartialResultError:
+        parts = _halves(window, bucket)
+        if not parts:
+            raise
+        for half, part in parts:
+            yield from typed_rows(adx, table, half, part)
+        return
+    yield from rows
+
+
+def _halves(window: Window, bucket: Bucket | None) -> list[tuple[Window, Bucket | None]]:
+    """What a part that does not fit is read in; nothing where it cannot be smaller."""
+    halves = window.halves()
+    if halves is not None:
+        return [(half, None) for half in halves]
+    whole = bucket or Bucket(0, 1)
+    return [(window, part) for part in whole.halves()] if whole.of < _MOST_BUCKETS else []

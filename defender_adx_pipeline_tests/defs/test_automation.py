@@ -7,6 +7,7 @@ import dagster as dg
 import orjson
 import pytest
 
+from defender_adx_pipeline.adx.typed_tables import typed_columns
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.defs.abandoned import Worker
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK
@@ -48,9 +49,19 @@ def test_a_tick_asks_for_the_active_tables_by_the_partitions_that_they_touch(
     assert mine.tags[SCOPE_TAG] == "tick"
     assert mine.tags[RANGE_START] == (world.now - 54 * HOUR).date().isoformat()
     assert mine.tags[RANGE_END] == world.now.date().isoformat()
+    assert {dg.AssetKey(["adx", f"{table}Raw"]), dg.AssetKey(["adx", table])} <= set(mine.asset_selection or ())
     every = [name for request in requests for name in tables(request)]
     assert len(every) == len(set(every))
     assert len({request.run_key for request in requests}) == len(requests)
+
+
+def test_a_run_of_the_typed_asset_alone_keeps_its_table_out_of_no_tick(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    job = dagster.definitions.resolve_job_def("event_tables")
+    typed = frozenset({dg.AssetKey(["adx", table])})
+    dagster.instance.create_run_for_job(job, asset_selection=typed, status=dg.DagsterRunStatus.STARTED)
+    assert any(table in tables(request) for request in tick(world, dagster))
 
 
 def test_a_tick_leaves_out_a_table_that_is_switched_off_without_a_reload(
@@ -224,7 +235,32 @@ def test_a_bad_row_is_told_and_keeps_nothing_else_back(world: World, dagster: Da
     assert any(table in tables(request) for request in tick(world, dagster))
 
 
-def test_the_catalogue_has_a_source_and_a_raw_asset_for_every_event_table(dagster: Dagster) -> None:
-    specs = {spec.key.to_user_string() for spec in dagster.definitions.resolve_all_asset_specs()}
-    for table in load_catalogue().events():
-        assert {f"defender/{table.name}", f"adx/{table.raw_table}"} <= specs
+def test_the_catalogue_has_a_source_a_raw_and_a_typed_asset_for_every_table(dagster: Dagster) -> None:
+    specs = {spec.key.to_user_string(): spec for spec in dagster.definitions.resolve_all_asset_specs()}
+    assert len(specs) == 3 * len(load_catalogue())
+    for table in load_catalogue().values():
+        raw, typed = specs[f"adx/{table.raw_table}"], specs[f"adx/{table.name}"]
+        assert [dep.asset_key.to_user_string() for dep in raw.deps] == [f"defender/{table.name}"]
+        assert [dep.asset_key.to_user_string() for dep in typed.deps] == [f"adx/{table.raw_table}"]
+        assert (raw.group_name, raw.kinds, raw.owners) == (typed.group_name, typed.kinds, typed.owners)
+        assert raw.partitions_def == typed.partitions_def
+        step = dagster.definitions.resolve_assets_def(typed.key)
+        assert (step.op.name, step.op.pool) == (f"adx__{table.raw_table}", f"adx_{table.raw_table}")
+
+
+def test_a_typed_asset_has_its_columns_with_what_is_said_of_them_and_where_each_comes_from(dagster: Dagster) -> None:
+    specs = {spec.key.to_user_string(): spec for spec in dagster.definitions.resolve_all_asset_specs()}
+    for table in load_catalogue().values():
+        metadata = specs[f"adx/{table.name}"].metadata
+        columns = metadata["dagster/column_schema"].columns
+        assert [(one.name, one.type) for one in columns] == [(one.name, one.type) for one in typed_columns(table)]
+        lineage = metadata["dagster/column_lineage"].deps_by_column
+        assert list(lineage) == [column.name for column in columns]
+        for column, deps in lineage.items():
+            found = [(dep.asset_key.to_user_string(), dep.column_name) for dep in deps]
+            source = [] if column == "SnapshotTime" else [(f"defender/{table.name}", column)]
+            assert found == [(f"adx/{table.raw_table}", "Records"), *source]
+    named = {one.name: one for one in specs["adx/DeviceLogonEvents"].metadata["dagster/column_schema"].columns}
+    assert named["AccountName"].description == "User name of the account."
+    assert specs["adx/DeviceLogonEvents"].metadata["dagster/table_name"] == "DeviceLogonEvents"
+    assert specs["adx/ExposureGraphNodes"].metadata["dagster/table_name"] == "ExposureGraphNodesSnapshots"

@@ -1,6 +1,7 @@
 """Attempts that ended without a word get their audit row and observation, once. Real kills are in `test_kills`."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -12,10 +13,11 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defs import unaudited
 from defender_adx_pipeline.defs.abandoned import Worker
-from defender_adx_pipeline.defs.assets import raw_key
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.sensors import runs_without_a_word
+from defender_adx_pipeline.defs.tables import raw_key, typed_key
+from defender_adx_pipeline.defs.typed_results import SAME_ROWS
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.local.data import add_state
 from defender_adx_pipeline.migration.attempt import Asked
@@ -38,11 +40,12 @@ def killed_run(
     worker: Worker = GONE,
     tags: dict[str, str] | None = None,
     status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+    assets: Iterable[dg.AssetKey] | None = None,
 ) -> dg.DagsterRun:
     """A run as a kill leaves it: its step has begun, and nothing else happened."""
     run = dagster.instance.create_run_for_job(
         dagster.definitions.resolve_job_def("snapshot_tables" if table.kind == "snapshot" else "event_tables"),
-        asset_selection=frozenset({raw_key(table)}),
+        asset_selection=frozenset({raw_key(table)} if assets is None else assets),
         tags={**worker.tags(), **(tags or {"dagster/partition": "2026-11-20"})},
         status=status,
     )
@@ -50,6 +53,19 @@ def killed_run(
     event = dg.DagsterEvent(dg.DagsterEventType.STEP_START.value, run.job_name, step_key=step)
     dagster.instance.report_dagster_event(event, run.run_id)
     return run
+
+
+def test_a_killed_run_that_was_to_load_nothing_gets_no_audit_row(world: World, dagster: Dagster, table: str) -> None:
+    known, other = world.catalogue[table], world.catalogue["DeviceTvmInfoGathering"]
+    killed_run(dagster, known, assets=[typed_key(known)])
+    killed_run(dagster, known, assets=[typed_key(known), raw_key(other)])
+    checks = frozenset({dg.AssetCheckKey(typed_key(known), SAME_ROWS)})
+    assert not unaudited._loads(dg.DagsterRun(job_name="of checks alone", asset_check_selection=checks), known)
+    assert settle(world, dagster) == []
+    assert world.audits(table) == dagster.observations(table) == []
+    both = killed_run(dagster, known, assets=[raw_key(known), typed_key(known)])
+    assert settle(world, dagster) == [both.run_id]
+    assert world.statuses(table) == ["Failed"]
 
 
 def settle(world: World, dagster: Dagster) -> list[str]:
