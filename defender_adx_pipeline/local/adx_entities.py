@@ -116,13 +116,21 @@ class EntityStore:
         return [(owner, name, body) for (owner, name), body in known.items() if parent is None or owner == parent]
 
     def _of_kind(self, kind: str) -> Mapping[tuple[str, str], Document]:
-        with self._lock:
-            if kind not in self._known:
-                rows = self.cursor().execute(
-                    "SELECT parent, name, body FROM adx.meta.entities WHERE kind = $1 ORDER BY parent, name", [kind]
-                )
-                self._known[kind] = {(owner, name): json.loads(body) for owner, name, body in rows.fetchall()}
-            return self._known[kind]
+        if kind not in self._known:
+            rows = self.cursor().execute(
+                "SELECT parent, name, body FROM adx.meta.entities WHERE kind = $1 ORDER BY parent, name", [kind]
+            )
+            found = {(owner, name): json.loads(body) for owner, name, body in rows.fetchall()}
+            # Without the lock, which a reader that holds a table's would wait for in the wrong order. Who has written
+            # meanwhile has put there what is newer.
+            self._known.setdefault(kind, found)
+        return self._known[kind]
+
+    def _forget_of_table(self, name: str) -> None:
+        """Leave out what belonged to a table that is gone from the file."""
+        for kind in ("docstrings", "mapping", "policy"):
+            if kind in self._known:
+                self._known[kind] = {key: body for key, body in self._known[kind].items() if key[0] != name}
 
     def record(self, kind: Literal["failure", "operation"], id_: str, body: Document) -> None:
         """Write an ingestion failure or an operation to the journal."""

@@ -64,6 +64,7 @@ class AdxStore(EntityStore):
         self.after_load: AfterLoad | None = None
         """Runs in the transaction of every load; what it raises undoes the load."""
         self._table_locks: dict[str, threading.RLock] = {}
+        # Asked for once; from here on `_tables` has them.
         self._tables = {name: _table(name, body) for _, name, body in self.documents("table")}
         for table in self._tables.values():
             self._publish(table)
@@ -142,7 +143,7 @@ class AdxStore(EntityStore):
                     " OR (kind IN ('docstrings', 'mapping', 'policy') AND parent = $1)",
                     [name],
                 )
-            self._known.clear()
+            self._forget_of_table(name)
             for level in LEVELS:
                 self._root.execute(f"DROP VIEW IF EXISTS {level}.main.{quoted(name)}")
             self._tables = {other: table for other, table in self._tables.items() if other != name}
@@ -169,7 +170,6 @@ class AdxStore(EntityStore):
                         cursor.execute(f"ALTER TABLE {name} ADD COLUMN {definition(column, kind)}")
                 body = {"columns": table.columns, "folder": table.folder, "docstring": table.docstring}
                 put_entity(cursor, "table", "", table.name, body)
-        self._known.pop("table", None)
         for table in tables:
             self._publish(table)
         self._tables = dict(sorted({**self._tables, **{table.name: table for table in tables}}.items()))
