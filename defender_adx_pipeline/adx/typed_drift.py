@@ -11,9 +11,10 @@ What counts:
 - A type that `typed_tables.OVERRIDES` corrects is no drift, whether the tenant has the documented one or ours.
 - A column of another type than the tenant's is mended by a twin: `ErrorCode_string` beside `ErrorCode`. With that there
   is no difference any more.
-- A column that the tenant lacks is told and stays, with what it holds. Three kinds are not told: SnapshotTime, which is
-  ours; those of `undocumented_columns`, which some tenants have and others do not; and the second of two spellings of
-  one name, where both sides have the first (a page lists LogonId and LogonID of DeviceProcessEvents).
+- A column that the tenant lacks is told and stays, with what it holds. It is told until the catalogue lists it no more,
+  so that there is an end to it. Three kinds are not told: SnapshotTime, which is ours; those of `undocumented_columns`,
+  which some tenants have and others do not; and the second of two spellings of one name, where both sides have the
+  first (a page lists LogonId and LogonID of DeviceProcessEvents).
 """
 
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,8 @@ class Difference:
         if self.kind == "dropped":
             return (
                 "Nothing has to be done: the column stays with the rows that have values, and is null in those that"
-                " come. See that no query or alert depends on it."
+                " come. See that no query or alert depends on it. This is told until the catalogue lists the column no"
+                " more: a later version of this package, or `columns` of the table in DEFENDER_TABLES_FILE."
             )
         if self.new_column is None:
             return (
@@ -181,7 +183,8 @@ def _differences(
             yield difference(name, "lacking")
     spelled = {name.casefold() for name in tenant if name in typed}
     for name in typed:
-        if fields[name] == name and name not in tenant and name not in untold and name.casefold() not in spelled:
+        is_gone = fields[name] == name and name not in tenant and name.casefold() not in spelled
+        if is_gone and name in documented and name not in untold:
             yield difference(name, "dropped")
 
 

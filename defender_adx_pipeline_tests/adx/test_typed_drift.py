@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,13 @@ def test_each_kind_is_told_with_the_types_of_all_three_sides() -> None:
     assert found.pop("New") == Difference("AlertInfo", "New", "added", "long", None, None)
     assert found.pop(last.name) == Difference("AlertInfo", last.name, "lacking", last.type, None, last.type)
     assert {(one.column, one.kind) for one in found.values()} == {(column.name, "dropped") for column in gone}
+
+
+def test_a_dropped_column_is_told_until_the_catalogue_lists_it_no_more() -> None:
+    existing = typed_columns(ALERTS)
+    tenant = [column for column in ALERTS.columns if column.name != "Title"]
+    assert told(differences(ALERTS, tenant, existing)) == [("Title", "dropped")]
+    assert differences(replace(ALERTS, columns=tuple(tenant)), tenant, existing) == ()
 
 
 def test_names_that_differ_in_case_are_two_columns_unless_both_sides_have_one_of_them() -> None:
