@@ -13,7 +13,7 @@ UI = $(BIN)/defender-adx bootstrap && exec $(BIN)/dagster dev -w workspace.yaml 
 STATEMENTS := $(BUILD)/statements.jsonl
 
 # Tests that need more than Python have targets of their own.
-ONLY_PYTHON := not azurite and not browser and not kills
+ONLY_PYTHON := not azurite and not binding and not browser and not kills
 # A module stays in one process, since its tests share a tenant.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
 RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
@@ -54,9 +54,10 @@ azurite: $(INSTALLED) $(NODE_MODULES) ## The tests against Azurite, Microsoft's 
 	@mkdir -p $(BUILD)
 	$(RECORDED) $(BIN)/pytest -m azurite
 
-kql: $(INSTALLED) $(NODE_MODULES) ## Microsoft's parser over kql/ and over every statement of the last test run (Node.js)
+kql: $(INSTALLED) $(NODE_MODULES) ## Microsoft's parser over kql/, the hunting queries and all statements of the last test run (Node.js)
 	@test -s $(STATEMENTS) || { echo "no statements recorded in $(STATEMENTS): run make test first"; exit 1; }
 	node --test tools/
+	$(BIN)/pytest -m binding defender_adx_pipeline_tests/queries
 	$(BIN)/python tools/kql_inputs.py $(BUILD)/kql
 	node tools/kql_check.js $(BUILD)/kql/schema.json $(BUILD)/kql/scripts.jsonl $(STATEMENTS)
 

@@ -138,7 +138,7 @@ def translate(
         raise KqlFailure(f"Semantic error: {error} {_FIX}") from error
     except (KqlUnsupportedError, KqlError, AssertionError) as error:
         # The translator asserts where a let function takes a table (duckdb-kql 1.1.2).
-        raise KqlFailure(f"Query could not be run by this stand-in: {error or 'the translator gave up'}") from error
+        raise KqlFailure(f"Query could not be run by this stand-in: {str(error) or 'the translator gave up'}") from error
     if translated.unbound:
         raise KqlFailure(f"Query parameter {translated.unbound[0]!r} is declared without a value. {_FIX}")
     sql = _seven_digits(str(translated))
