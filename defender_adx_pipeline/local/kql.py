@@ -137,8 +137,9 @@ def translate(
     except NotSerializedError as error:
         raise KqlFailure(f"Semantic error: {error} {_FIX}") from error
     except (KqlUnsupportedError, KqlError, AssertionError) as error:
-        # The translator asserts where a let function takes a table (duckdb-kql 1.1.2).
-        raise KqlFailure(f"Query could not be run by this stand-in: {str(error) or 'the translator gave up'}") from error
+        # The translator asserts where a let function takes a table (duckdb-kql 1.1.2), without a word.
+        reason = str(error) or "the translator gave up"
+        raise KqlFailure(f"Query could not be run by this stand-in: {reason}") from error
     if translated.unbound:
         raise KqlFailure(f"Query parameter {translated.unbound[0]!r} is declared without a value. {_FIX}")
     sql = _seven_digits(str(translated))
