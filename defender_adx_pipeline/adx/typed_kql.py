@@ -4,6 +4,7 @@ Here: what `sync` and the demo ask of a typed table beside its raw one. Not here
 (`kql`, `snapshot_kql`), and values that do not fit (`typed_checks`).
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from defender_adx_pipeline.adx.snapshot_kql import CLOCKS_APART
@@ -11,8 +12,8 @@ from defender_adx_pipeline.adx.typed_tables import plain, typed_table_name
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
 from defender_adx_pipeline.quoting import kql_datetime, kql_string, kql_timespan
 
-_MOST_ARGUMENTS = 64
-"""Of `strcat`, by its documentation."""
+_KEY_COLUMNS = 16
+"""Of a table without a key, as many columns place a row in its bucket: enough to tell most rows apart."""
 
 
 def existing_table(table: DefenderTable) -> str:
@@ -40,13 +41,35 @@ def time_counts(
     Raises:
         ValueError: the table has no time column.
     """
-    if table.time_column is None:
-        raise ValueError(f"{table.name} has no time column to count it by")
-    column = plain(table.time_column)
+    column = _time_column(table)
     return (
         f"{plain(typed_table_name(table))}\n| where {_ingested(ingested_since)}"
         f"\n| where {column} >= {kql_datetime(start)} and {column} < {kql_datetime(end)}"
         f"\n| summarize Rows = count() by Bin = bin({column}, {kql_timespan(grain)})"
+    )
+
+
+def several_windows(asked: Sequence[tuple[DefenderTable, datetime, datetime]]) -> str:
+    """What is in windows of several typed tables, in one query: as `hunting.several_windows` has it of Defender.
+
+    A typed table that is not there has no row in the answer, and is no error.
+
+    Args:
+        asked: an event table, first instant and first instant after it.
+
+    Raises:
+        ValueError: a table has no time column.
+    """
+    return f"union isfuzzy=true {', '.join(f'({_window(*one)})' for one in asked)}"
+
+
+def _window(table: DefenderTable, start: datetime, end: datetime) -> str:
+    column = _time_column(table)
+    return (
+        f"{plain(typed_table_name(table))} | where {_ingested(start - CLOCKS_APART)}"
+        f" | where {column} >= {kql_datetime(start)} and {column} < {kql_datetime(end)}"
+        f' | summarize Rows = count(), Seconds = sum(datetime_diff("second", {column}, {kql_datetime(start)}))'
+        f" | extend SourceTable = {kql_string(table.name)}"
     )
 
 
@@ -74,9 +97,15 @@ def rows_in_window(
     if bucket is not None:
         number, buckets = bucket
         key = table.identity or tuple(column.name for column in table.columns)
-        texts = ", ".join(f"tostring({plain(name)})" for name in key[:_MOST_ARGUMENTS])
+        texts = ", ".join(f"tostring({plain(name)})" for name in key[:_KEY_COLUMNS])
         rows += f"\n| where hash_xxhash64(strcat({texts}), {buckets:d}) == {number:d}"
     return rows
+
+
+def _time_column(table: DefenderTable) -> str:
+    if table.time_column is None:
+        raise ValueError(f"{table.name} has no time column to count it by")
+    return plain(table.time_column)
 
 
 def _ingested(since: datetime) -> str:

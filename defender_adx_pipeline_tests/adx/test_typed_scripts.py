@@ -142,6 +142,20 @@ def test_only_columns_that_a_value_may_not_fit_are_checked_and_counted_under_nam
         unfit_records(table, "DeviceName")
 
 
+def test_a_value_that_fits_its_twin_has_its_place() -> None:
+    table = CATALOGUE["EntraIdSignInEvents"]
+    existing = typed_columns(table)
+    assert "ErrorCode" in count_names(table, existing)
+    as_text = (*existing, Column("ErrorCode_string", "string"))
+    assert {"ErrorCode", "ErrorCode_string"}.isdisjoint(count_names(table, as_text))
+    as_long = (*existing, Column("ErrorCode_long", "long"), Column("Added", "int"))
+    assert {"ErrorCode", "Added"} <= set(count_names(table, as_long))
+    field = 'Records["ErrorCode"]'
+    both = f"isnull(toint(tostring({field}))) and isnull(tolong(tostring({field})))"
+    assert both in unfit_counts(table, existing=as_long)
+    assert both in unfit_records(table, "ErrorCode", existing=as_long)
+
+
 def test_a_table_whose_name_is_none_never_reaches_a_statement() -> None:
     table = replace(CATALOGUE["AlertInfo"], name="__reserved")
     for write in (expand_function, update_policy, unfit_counts):
