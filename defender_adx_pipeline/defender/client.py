@@ -166,6 +166,7 @@ class HuntingClient:
         quota: Quota | None = None,
         retries: RetryPolicy | None = None,
         tell: Callable[[str], None] | None = None,
+        timeouts: tuple[float, float] = _TIMEOUTS,
     ) -> "HuntingClient":
         """The client that the settings describe.
 
@@ -175,6 +176,7 @@ class HuntingClient:
             quota: shared by everybody who spends from the same tenant.
             retries: the bounds of trying again.
             tell: given one line about each wait for the quota and each pause; the log by default.
+            timeouts: as the class.
 
         Raises:
             SettingsError: a variable that is needed to sign in is not set.
@@ -186,6 +188,7 @@ class HuntingClient:
             quota=quota or quota_from_settings(settings, tell=tell),
             api=settings.defender_api,
             retries=retries or RetryPolicy.scaled(settings.defender_quota_clock_scale),
+            timeouts=timeouts,
         )
 
     @property

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column
-from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_timespan
+from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_string, kql_timespan
 
 # Every KQL keyword begins with a lower-case letter and KQL is case-sensitive, so these names need no quotes.
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9_]*")
@@ -52,6 +52,24 @@ def time_counts(table: str, time_column: str, start: datetime, end: datetime, gr
         f"{_in_window(table, time_column, start, end)}"
         f" | summarize Rows = count() by Bin = bin({column}, {kql_timespan(grain)})"
     )
+
+
+def several_windows(asked: Sequence[tuple[str, str, datetime, datetime]]) -> str:
+    """What is in windows of several tables, in one call: `SourceTable`, `Rows` and `Seconds` (long), a row for each.
+
+    `Seconds` is the sum over the rows of how long after the window's start they lie: two sides with as many rows, but
+    not the same ones, differ in it. A table that the tenant does not have has no row in the answer, and is no error.
+
+    Args:
+        asked: table, time column, first instant and first instant after it.
+    """
+    parts = (
+        f"({_in_window(table, column, start, end)} | summarize Rows = count(),"
+        f' Seconds = sum(datetime_diff("second", {_name(column)}, {kql_datetime(start)}))'
+        f" | extend SourceTable = {kql_string(table)})"
+        for table, column, start, end in asked
+    )
+    return f"union isfuzzy=true {', '.join(parts)}"
 
 
 def window_rows(

@@ -353,7 +353,9 @@ def _room_in(connection: sqlite3.Connection, limit: Limit, weight: int, now: flo
     return 0.0
 
 
-def quota_from_settings(settings: Settings, *, tell: Callable[[str], None] | None = None) -> FileQuota:
+def quota_from_settings(
+    settings: Settings, *, tell: Callable[[str], None] | None = None, max_wait: float | None = None
+) -> FileQuota:
     """The quota of these settings, less the reserve for analysts, on the quota clock.
 
     Processes with the same tenant share one file, also when none is configured.
@@ -361,6 +363,7 @@ def quota_from_settings(settings: Settings, *, tell: Callable[[str], None] | Non
     Args:
         settings: limits, reserve, file and clock.
         tell: as `FileQuota`.
+        max_wait: as `FileQuota`; an hour of the quota clock and ten minutes when absent.
     """
     scale = settings.defender_quota_clock_scale
     share = 1 - settings.defender_quota_reserve
@@ -369,7 +372,7 @@ def quota_from_settings(settings: Settings, *, tell: Callable[[str], None] | Non
     return FileQuota(
         settings.defender_quota_store or default_store(settings),
         limits,
-        max_wait=600 + 3600 / scale,
+        max_wait=600 + 3600 / scale if max_wait is None else max_wait,
         tell=tell,
         named=f"{minute} per minute and {hour} per hour, less {settings.defender_quota_reserve:.0%} for analysts",
         # A clock that runs faster is the local tenant's, which no call takes long to reach.

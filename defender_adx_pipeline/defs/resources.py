@@ -11,12 +11,17 @@ from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import SliceLoader
 from defender_adx_pipeline.catalogue import Catalogue, load_catalogue
 from defender_adx_pipeline.defender.client import HuntingClient
+from defender_adx_pipeline.defender.quota import quota_from_settings
+from defender_adx_pipeline.defender.retrying import RetryPolicy
 from defender_adx_pipeline.migration.attempt import Migration
 from defender_adx_pipeline.migration.auditing import AuditCallback
 from defender_adx_pipeline.migration.connections import adx_client
 from defender_adx_pipeline.migration.planner import EngineOptions
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.settings import Settings, load_settings
+
+_SHORT_WAIT = 10.0
+"""Seconds that a short question waits for a place in the quota."""
 
 
 class DefenderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -35,6 +40,22 @@ class DefenderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             # Waits for the quota stand in the log of the step, or a run that waits looks like one that hangs.
             self._client = HuntingClient.from_settings(load_settings(), tell=dg.get_dagster_logger().info)
         return self._client
+
+    def impatient_client(self) -> HuntingClient:
+        """A client for one short question, which fails instead of waiting; whoever asks for it closes it.
+
+        Dagster gives an evaluation of a schedule a minute, and without an answer there are other ways to go on.
+
+        Raises:
+            SettingsError: a variable is missing or bad.
+        """
+        settings = load_settings()
+        return HuntingClient.from_settings(
+            settings,
+            quota=quota_from_settings(settings, max_wait=_SHORT_WAIT),
+            retries=RetryPolicy(transient_tries=1, throttled_for=0.0, clock_scale=settings.defender_quota_clock_scale),
+            timeouts=(5.0, 25.0),
+        )
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Close the connections, also after a failure."""

@@ -5,24 +5,31 @@ reload, and end what is left of runs whose process is gone.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import datetime
 
 import dagster as dg
 
+from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import DefenderTable, TableKind
+from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.defs.abandoned import UNFINISHED
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, SWEEP, TICK
 from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START, keys_between
-from defender_adx_pipeline.defs.resources import AdxResource
+from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import loaded_keys, raw_key
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import due_since, due_snapshots, read_agenda
 from defender_adx_pipeline.migration.configuration import TableConfiguration
+from defender_adx_pipeline.migration.probe import Due, probe
 from defender_adx_pipeline.migration.scope import readable_since
+from defender_adx_pipeline.migration.windows import Window
 
 _NOTHING = "no active event table in MigrationConfiguration is free to run"
+_QUIET = "none of {} tables has anything new"
 _NO_SNAPSHOTS = "no snapshot table in MigrationConfiguration is active"
 
 
@@ -30,21 +37,25 @@ _NO_SNAPSHOTS = "no snapshot table in MigrationConfiguration is active"
     job=event_tables_job,
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
-    description="Loads what is new in every active event table, from its watermark less the overlap up to now.",
+    description=(
+        "Loads what is new in the active event tables, from the watermark less the overlap up to now. All tables are"
+        " asked at once whether there is anything, and those alone get a run that have something."
+    ),
 )
 def event_tables_tick(
-    context: dg.ScheduleEvaluationContext, adx: AdxResource
+    context: dg.ScheduleEvaluationContext, adx: AdxResource, defender: DefenderResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """One run for all tables that touch the same partitions: mostly one, two around midnight."""
-    now = utc_now()
+    state, now = adx.migration_state(), utc_now()
+    overlap, settled = adx.settings.defender_overlap, now - adx.settings.defender_settle
+    since = {item: due_since(state, item, now=now, overlap=overlap) for item in _free_tables(context, adx)}
     groups: defaultdict[tuple[str, str], list[DefenderTable]] = defaultdict(list)
-    for item in _free_tables(context, adx):
-        since = due_since(adx.migration_state(), item, now=now, overlap=adx.settings.defender_overlap)
-        keys = keys_between(since, now)
+    for item in _with_something_new(context, adx, defender, since, settled):
+        keys = keys_between(since[item], now)
         if keys:
             groups[keys[0], keys[-1]].append(item.table)
     if not groups:
-        yield dg.SkipReason(_NOTHING)
+        yield dg.SkipReason(_QUIET.format(len(since)) if since else _NOTHING)
     for (first, last), tables in groups.items():
         stamp = context.scheduled_execution_time.isoformat(timespec="minutes")
         yield partition_run(first, last, tables, run_key=f"tick/{stamp}/{first}/{last}", tags={SCOPE_TAG: TICK})
@@ -100,6 +111,32 @@ def snapshot_tables_daily(
     today, stamp = now.date().isoformat(), context.scheduled_execution_time.isoformat(timespec="minutes")
     job = snapshot_tables_job.name
     yield partition_run(today, today, tables, run_key=f"{job}/{stamp}/{today}", tags={})
+
+
+def _with_something_new(
+    context: dg.ScheduleEvaluationContext,
+    adx: AdxResource,
+    defender: DefenderResource,
+    since: Mapping[TableConfiguration, datetime],
+    settled: datetime,
+) -> list[TableConfiguration]:
+    """The tables that a tick has to run; all of them where that cannot be found out."""
+    # One that is complete up to what has settled has a clock or a watermark that its run complains of.
+    due = [Due(item, Window(start, settled)) for item, start in since.items() if start < settled]
+    others = [item for item, start in since.items() if start >= settled]
+    if not due:
+        return others
+    run_id = f"tick {context.scheduled_execution_time.isoformat(timespec='minutes')}"
+    try:
+        with closing(defender.impatient_client()) as client:
+            probed = probe(client, adx.client, adx.migration_state(), due, run_id=run_id, now=utc_now())
+    except (HuntingError, AdxError) as error:
+        context.log.warning(
+            "every table gets a run, since it could not be found out which have something new: %s", error
+        )
+        return list(since)
+    context.log.info("%d of %d tables have something new", len(probed.busy) + len(others), len(since))
+    return [*others, *(one.item for one in probed.busy)]
 
 
 def _free_tables(

@@ -1,5 +1,6 @@
 """Schedules and sensors: which runs they ask for, from the configuration as it is now, and what the sweep finds."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -68,6 +69,7 @@ def test_a_tick_leaves_out_a_table_that_is_switched_off_without_a_reload(
     world: World, dagster: Dagster, table: str
 ) -> None:
     set_watermark(world, table, HOUR)
+    world.rows(table, 1, ago=HOUR)
     assert any(table in tables(request) for request in tick(world, dagster))
     world.configure(table, IsActive=False)
     assert not any(table in tables(request) for request in tick(world, dagster))
@@ -83,6 +85,33 @@ def test_a_tick_leaves_out_a_table_whose_last_run_has_not_ended(
     tags = {"dagster/partition": world.now.date().isoformat()}
     dagster.instance.create_run_for_job(job, asset_selection=selection, status=dg.DagsterRunStatus.STARTED, tags=tags)
     assert not any(table in tables(request) for request in tick(world, dagster))
+
+
+def test_a_tick_asks_all_tables_in_one_call_and_runs_those_alone_that_have_something_new(
+    world: World, dagster: Dagster, table: str, unused_tables: Iterator[str]
+) -> None:
+    others = [next(unused_tables) for _ in range(2)]
+    for name in (table, *others):
+        set_watermark(world, name, HOUR)
+    world.rows(table, 1, ago=HOUR)
+    calls = len(world.tenant.log.entries(service="hunting"))
+    requests = tick(world, dagster)
+    assert world.hunting_calls(calls) == 1
+    asked = {name for request in requests for name in tables(request)}
+    assert table in asked
+    assert not asked & set(others)
+    # What a quiet table has is recorded, so that the next tick begins where this one ended.
+    (row,) = [row for row in world.ledger(others[0], "Window") if row["RunId"].startswith("tick ")]
+    assert row["State"] == "Confirmed"
+
+
+def test_where_defender_does_not_answer_the_question_every_table_gets_its_run(
+    world: World, dagster: Dagster, table: str
+) -> None:
+    set_watermark(world, table, HOUR)
+    assert not any(table in tables(request) for request in tick(world, dagster))
+    world.tenant.faults.add("hunting", "unavailable", times=None)
+    assert any(table in tables(request) for request in tick(world, dagster))
 
 
 def mine(requests: list[dg.RunRequest], table: str) -> dg.RunRequest:
@@ -229,6 +258,7 @@ def test_a_snapshot_table_that_turns_active_gets_todays_partition_unless_it_is_p
 
 def test_a_bad_row_is_told_and_keeps_nothing_else_back(world: World, dagster: Dagster, table: str) -> None:
     set_watermark(world, table, HOUR)
+    world.rows(table, 1, ago=HOUR)
     state = world.migration().state
     (row,) = [row for row in state.configuration_rows() if row["SourceTable"] == table]
     state._append("MigrationConfiguration", [{**row, "SourceTable": "DeviceTypoEvents"}])
