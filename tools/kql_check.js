@@ -63,7 +63,8 @@ function learn(text, side) {
       const table = (side.tables[quoted || doubled || bare] ||= {});
       for (const column of columns.split(',').filter((each) => each.includes(':'))) {
         const [name, type] = column.split(':').map((each) => each.trim());
-        table[name.replace(/^\[['"]|['"]\]$/g, '')] = type;
+        // A column keeps the type that it has first: one test's older table is no other's.
+        table[name.replace(/^\[['"]|['"]\]$/g, '')] ??= type;
       }
     }
   }

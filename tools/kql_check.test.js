@@ -64,6 +64,13 @@ test('what a script creates is known, and what its commands say is checked', () 
   assert.strictEqual(check(made, script('.create-merge table C (D: long)\n.bogus E')).status, 1);
 });
 
+test('a column keeps the type that a table had first', () => {
+  const query = { side: 'adx', kind: 'query', text: 'A | where B startswith "x"' };
+  const made = [adx('.create-merge table A (B: string)'), adx('.create-merge table A (B: long)')];
+  assert.strictEqual(check(...made, query).status, 0);
+  assert.strictEqual(check(...made.reverse(), query).status, 1);
+});
+
 test('a command that ends too early is told with what is missing', () => {
   const { status, stdout } = check(adx('.create-merge table A (Time: '));
   assert.strictEqual(status, 1);
