@@ -15,7 +15,7 @@ from defender_adx_pipeline.defs.drop_guard import drop_check_spec, drop_result, 
 from defender_adx_pipeline.defs.partitions import daily, window_of
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
-from defender_adx_pipeline.defs.tables import known_tables, raw_key, source_key
+from defender_adx_pipeline.defs.tables import known_database, known_tables, raw_key, source_key
 from defender_adx_pipeline.defs.typed import typed_spec
 from defender_adx_pipeline.defs.typed_results import TypedEvent, TypedRun, typed_check_specs
 from defender_adx_pipeline.migration.attempt import Asked
@@ -70,7 +70,7 @@ def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
     )
 
 
-def raw_spec(*, table: DefenderTable) -> dg.AssetSpec:
+def raw_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
     """The table's records in ADX, one day a partition."""
     return dg.AssetSpec(
         key=raw_key(table),
@@ -79,14 +79,14 @@ def raw_spec(*, table: DefenderTable) -> dg.AssetSpec:
         description=(_SNAPSHOT if table.kind == "snapshot" else _EVENTS).format(name=table.name),
         metadata={
             "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(name="Records", type="dynamic")]),
-            "dagster/table_name": table.raw_table,
+            "dagster/table_name": f"{database}.{table.raw_table}",
         },
     ).with_io_manager_key("adx_io_manager")
 
 
-def table_assets(*, table: DefenderTable) -> dg.AssetsDefinition:
+def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
     """The raw and the typed rows of a table: one step, since one load fills both."""
-    raw, typed = raw_spec(table=table), typed_spec(table=table)
+    raw, typed = raw_spec(table=table, database=database), typed_spec(table=table, database=database)
     drop = [drop_check_spec(raw.key)] if table.kind == "snapshot" else []
 
     @dg.multi_asset(
@@ -150,6 +150,6 @@ def _drop_result(table: DefenderTable, extraction: Extraction | None, adx: AdxRe
 @dg.definitions
 def defs() -> dg.Definitions:
     """Three assets for every table of the catalogue."""
-    tables = known_tables().values()
+    tables, database = known_tables().values(), known_database()
     sources = [source_spec(table=table) for table in tables]
-    return dg.Definitions(assets=[*sources, *(table_assets(table=table) for table in tables)])
+    return dg.Definitions(assets=[*sources, *(table_assets(table=table, database=database) for table in tables)])

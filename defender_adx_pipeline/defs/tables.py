@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from defender_adx_pipeline.catalogue import Catalogue, CatalogueError, DefenderTable, load_catalogue
-from defender_adx_pipeline.settings import SettingsError, load_settings
+from defender_adx_pipeline.settings import Settings, SettingsError, load_settings
 
 
 def known_tables() -> Catalogue:
@@ -33,6 +33,18 @@ def raw_key(table: DefenderTable) -> dg.AssetKey:
 def typed_key(table: DefenderTable) -> dg.AssetKey:
     """`adx/<Table>`: the typed rows, of a snapshot table those of all of its snapshots."""
     return dg.AssetKey(["adx", table.name])
+
+
+def known_database() -> str:
+    """The database of the settings, or its default where these are bad, as in `known_tables`.
+
+    Tables are shown with its name: Dagster takes assets with one table name for the same table, and a typed table has
+    the name of Defender's.
+    """
+    try:
+        return load_settings().adx_database
+    except SettingsError:
+        return str(Settings.model_fields["adx_database"].default)
 
 
 def loaded_keys(tables: Iterable[DefenderTable]) -> list[dg.AssetKey]:

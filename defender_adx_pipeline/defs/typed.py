@@ -29,7 +29,7 @@ _FILLED = (
 )
 
 
-def typed_spec(*, table: DefenderTable) -> dg.AssetSpec:
+def typed_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
     """The typed rows of a table in ADX."""
     said = _SNAPSHOT if table.kind == "snapshot" else _EVENTS
     typed = typed_table_name(table)
@@ -41,7 +41,7 @@ def typed_spec(*, table: DefenderTable) -> dg.AssetSpec:
         metadata={
             "dagster/column_schema": typed_schema(table),
             "dagster/column_lineage": column_lineage(table),
-            "dagster/table_name": typed,
+            "dagster/table_name": f"{database}.{typed}",
         },
         # It stores nothing, since nothing is given to it; a downstream asset reads the rows through it.
     ).with_io_manager_key("adx_io_manager")

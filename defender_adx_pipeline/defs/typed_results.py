@@ -16,7 +16,7 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.typed_tables import typed_table_name
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defender.errors import HuntingError
-from defender_adx_pipeline.defs.partitions import daily, whole_days, window_of
+from defender_adx_pipeline.defs.partitions import whole_days, window_of
 from defender_adx_pipeline.defs.reporting import typed_rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import typed_key
@@ -41,12 +41,12 @@ def typed_check_specs(table: DefenderTable) -> list[dg.AssetCheckSpec]:
     """The checks that come with a run of the typed asset."""
     return [
         dg.AssetCheckSpec(
+            # Without partitions: Dagster gives the result of a run over several days to none of them.
             SAME_ROWS,
             asset=typed_key(table),
-            partitions_def=daily,
             description=(
-                f"Fails when {typed_table_name(table)} has more or fewer rows of the partition than {table.raw_table}."
-                f" Rows from before the update policy are in the raw table alone: `defender-adx schema backfill"
+                f"Fails when {typed_table_name(table)} and {table.raw_table} do not have the same rows of the window that"
+                f" the run looked at. Rows from before the update policy are in the raw table alone: `defender-adx schema backfill"
                 f" {table.name}` expands them. Without the typed table it warns: run `defender-adx bootstrap`."
             ),
         ),

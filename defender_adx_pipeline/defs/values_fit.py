@@ -1,8 +1,11 @@
-"""The check `values_fit` of every typed table: counts of values that do not fit their column, once a day.
+"""The check `values_fit` of every Defender table: counts of values that do not fit their typed column, once a day.
 
 Such a value is null in the typed table and whole in the raw one. Counting them reads the JSON of every record, which is
 too much for every tick: the check is a step of its own, over what came since the last day's, and can be run from the UI
-at any time. One step for all tables, since each takes a query or two. Not here: the queries (`adx.typed_checks`).
+at any time. One step for all tables, since each takes a query. Not here: the queries (`adx.typed_checks`).
+
+It is a check of `defender/<Table>`, whose values they are. Dagster runs every check of an asset with the asset,
+whatever job or page asks for it: on the typed asset it would be part of every load.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +18,7 @@ from defender_adx_pipeline.adx.typed_checks import ROWS, count_names, unfit_coun
 from defender_adx_pipeline.adx.typed_schema import existing_columns
 from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defs.resources import AdxResource
-from defender_adx_pipeline.defs.tables import known_tables, typed_key
+from defender_adx_pipeline.defs.tables import known_tables, source_key
 from defender_adx_pipeline.instants import to_text, utc_now
 
 VALUES_FIT = "values_fit"
@@ -23,14 +26,14 @@ VALUES_FIT = "values_fit"
 LOOKS_BACK = timedelta(hours=25)
 """Of rows ingested since then; an hour more than between two runs, so that a late one leaves nothing out."""
 
-_KEYS = {typed_key(table): table for table in known_tables().values()}
+_KEYS = {source_key(table): table for table in known_tables().values()}
 
 
 def values_fit_spec(table: DefenderTable) -> dg.AssetCheckSpec:
-    """The check of one typed table."""
+    """The check of one table."""
     return dg.AssetCheckSpec(
         VALUES_FIT,
-        asset=typed_key(table),
+        asset=source_key(table),
         description=(
             f"Warns when records that came within the last {LOOKS_BACK.total_seconds() / 3600:.0f} hours have values"
             f" that do not fit their column of {table.name}: null in the typed table, whole in {table.raw_table}. The"
@@ -97,7 +100,7 @@ def _result(
     table: DefenderTable, *, passed: bool, description: str, metadata: dict[str, dg.MetadataValue] | None = None
 ) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        asset_key=typed_key(table),
+        asset_key=source_key(table),
         check_name=VALUES_FIT,
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,

@@ -292,5 +292,7 @@ def test_a_typed_asset_has_its_columns_with_what_is_said_of_them_and_where_each_
             assert found == [(f"adx/{table.raw_table}", "Records"), *source]
     named = {one.name: one for one in specs["adx/DeviceLogonEvents"].metadata["dagster/column_schema"].columns}
     assert named["AccountName"].description == "User name of the account."
-    assert specs["adx/DeviceLogonEvents"].metadata["dagster/table_name"] == "DeviceLogonEvents"
-    assert specs["adx/ExposureGraphNodes"].metadata["dagster/table_name"] == "ExposureGraphNodesSnapshots"
+    shown = {key: spec.metadata["dagster/table_name"] for key, spec in specs.items()}
+    assert shown["adx/ExposureGraphNodes"] == "defender.ExposureGraphNodesSnapshots"
+    # Dagster takes two assets with one table name for the same table.
+    assert len(set(shown.values())) == len(shown)

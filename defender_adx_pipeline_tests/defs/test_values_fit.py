@@ -29,7 +29,7 @@ def shared_defs_world(open_tenant: OpenTenant) -> Iterator[World]:
 
 def evaluated(dagster: Dagster, *tables: str) -> dict[str, dg.AssetCheckEvaluation]:
     """What the check says of some tables, by table."""
-    keys = [dg.AssetCheckKey(dg.AssetKey(["adx", table]), VALUES_FIT) for table in tables]
+    keys = [dg.AssetCheckKey(dg.AssetKey(["defender", table]), VALUES_FIT) for table in tables]
     result = dg.materialize(
         [values_fit],
         instance=dagster.instance,
@@ -94,6 +94,10 @@ def test_what_cannot_be_counted_is_a_failed_check_and_keeps_no_other_back(world:
 def test_its_job_has_the_check_of_every_table_and_nothing_else_and_runs_once_a_day(dagster: Dagster) -> None:
     job = dagster.definitions.resolve_job_def("typed_values")
     assert job.asset_layer.executable_asset_keys == set()
-    expected = {dg.AssetCheckKey(dg.AssetKey(["adx", table]), VALUES_FIT) for table in load_catalogue()}
+    expected = {dg.AssetCheckKey(dg.AssetKey(["defender", table]), VALUES_FIT) for table in load_catalogue()}
     assert job.asset_layer.asset_graph.asset_check_keys & expected == expected
+    for load in ("event_tables", "snapshot_tables"):
+        whole = dagster.definitions.resolve_job_def(load)
+        some = whole.get_subset(asset_selection=frozenset(list(whole.asset_layer.executable_asset_keys)[:2]))
+        assert VALUES_FIT not in {node.name for node in (*whole.nodes, *some.nodes)}
     assert (typed_values_daily.job_name, typed_values_daily.cron_schedule) == ("typed_values", "20 6 * * *")
