@@ -45,9 +45,10 @@ def typed_check_specs(table: DefenderTable) -> list[dg.AssetCheckSpec]:
             SAME_ROWS,
             asset=typed_key(table),
             description=(
-                f"Fails when {typed_table_name(table)} and {table.raw_table} do not have the same rows of the window that"
-                f" the run looked at. Rows from before the update policy are in the raw table alone: `defender-adx schema backfill"
-                f" {table.name}` expands them. Without the typed table it warns: run `defender-adx bootstrap`."
+                f"Fails when {typed_table_name(table)} and {table.raw_table} do not have the same rows of the window"
+                " that the run looked at. Rows from before the update policy are in the raw table alone: `defender-adx"
+                f" schema backfill {table.name}` expands them. Without the typed table it warns: run `defender-adx"
+                " bootstrap`."
             ),
         ),
         dg.AssetCheckSpec(
