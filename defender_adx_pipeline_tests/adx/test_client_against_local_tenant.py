@@ -3,12 +3,12 @@
 import pytest
 
 from defender_adx_pipeline.adx.client import AdxClient
-from defender_adx_pipeline.adx.errors import AdxAuthenticationError, AdxError, AdxUnreachableError
+from defender_adx_pipeline.adx.errors import AdxAuthenticationError, AdxError, AdxPermissionError, AdxUnreachableError
 from defender_adx_pipeline.local.presets import PRESETS
 
 FAULTS = sorted(PRESETS["engine"])
-# A client without sign-in has no other token.
-FATAL = {"expired_token": AdxAuthenticationError}
+# A client without sign-in has no other token, and no repetition gives a role.
+FATAL = {"expired_token": AdxAuthenticationError, "forbidden": AdxPermissionError}
 IN_QUERIES_ONLY = {"partial", "partial_end"}
 NOT_CARRIED_OUT = {"throttled", "slow", *IN_QUERIES_ONLY}
 """With these, or with no harm done, a command that must not be repeated succeeds."""
