@@ -1,7 +1,7 @@
 """What a database has of the typed tables: their columns, in their order.
 
-Here: reading it, in one command for all tables. Not here: what the columns should be (`typed_tables`), how both differ
-(`typed_drift`), and what else the database lacks (`schema.inspect`).
+Here: reading it, in one command for all tables, or in a small one for a single table. Not here: what the columns should
+be (`typed_tables`), how both differ (`typed_drift`), and what else the database lacks (`schema.inspect`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from defender_adx_pipeline.adx.errors import AdxError
-from defender_adx_pipeline.adx.typed_tables import typed_table_name
+from defender_adx_pipeline.adx.errors import AdxError, MissingObjectError
+from defender_adx_pipeline.adx.typed_tables import plain, typed_table_name
 from defender_adx_pipeline.catalogue import Column, DefenderTable
 
 DATABASE_SCHEMA = ".show database schema as json"
@@ -26,7 +26,7 @@ class CommandClient(Protocol):
 
 
 class UnreadableSchemaError(AdxError):
-    """The answer to `DATABASE_SCHEMA` has not the documented form; nothing was changed."""
+    """The answer to a command for columns has not the documented form; nothing was changed."""
 
 
 def existing_columns(client: CommandClient, tables: Iterable[DefenderTable]) -> dict[str, tuple[Column, ...]]:
@@ -44,19 +44,43 @@ def existing_columns(client: CommandClient, tables: Iterable[DefenderTable]) -> 
     return {table.name: there[name] for table in tables if (name := typed_table_name(table)) in there}
 
 
+def columns_of(client: CommandClient, table: DefenderTable) -> tuple[Column, ...] | None:
+    """The columns of one typed table; None where it is not there. A small answer, for what is asked with every load.
+
+    Raises:
+        UnreadableSchemaError: the answer cannot be read.
+        AdxError: the database could not be asked.
+    """
+    command = f".show table {plain(typed_table_name(table))} schema as json"
+    try:
+        rows = client.command(command, idempotent=True)
+    except MissingObjectError:
+        return None
+    try:
+        (row,) = rows
+        return _columns(orjson.loads(row["Schema"]))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _unreadable(command, error) from error
+
+
+def _columns(table: Mapping[str, Any]) -> tuple[Column, ...]:
+    return tuple(Column(str(one["Name"]), str(one["CslType"])) for one in table["OrderedColumns"])
+
+
+def _unreadable(command: str, error: Exception) -> UnreadableSchemaError:
+    return UnreadableSchemaError(
+        f"`{command}`: the answer is not of the documented form ({type(error).__name__}: {error}), so that the columns"
+        " of the typed tables are not known. Nothing was changed. Run it again; if it stays so, report it to the"
+        " maintainers with the first lines of the answer."
+    )
+
+
 def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Column, ...]]:
     try:
         (row,) = rows
         said = row["DatabaseSchema"]
         # The one database that the command was about, whose name may be written in another case.
         (database,) = (said if isinstance(said, Mapping) else orjson.loads(said))["Databases"].values()
-        return {
-            str(name): tuple(Column(str(one["Name"]), str(one["CslType"])) for one in table["OrderedColumns"])
-            for name, table in database["Tables"].items()
-        }
+        return {str(name): _columns(table) for name, table in database["Tables"].items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UnreadableSchemaError(
-            f"`{DATABASE_SCHEMA}`: the answer is not of the documented form ({type(error).__name__}: {error}), so that"
-            " the columns of the typed tables are not known. Nothing was changed. Run it again; if it stays so, report"
-            " it to the maintainers with the first lines of the answer."
-        ) from error
+        raise _unreadable(DATABASE_SCHEMA, error) from error

@@ -12,7 +12,7 @@ from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError, MissingObjectError
 from defender_adx_pipeline.adx.kql import table_columns
 from defender_adx_pipeline.adx.typed_drift import Difference
-from defender_adx_pipeline.adx.typed_schema import existing_columns
+from defender_adx_pipeline.adx.typed_schema import columns_of, existing_columns
 from defender_adx_pipeline.adx.typed_tables import (
     expand_function,
     expand_name,
@@ -98,7 +98,7 @@ def drift_of(table: DefenderTable, tenant_columns: Sequence[Column], adx: AdxCli
     Raises:
         AdxError: the database could not be asked.
     """
-    return Drift(table, tuple(tenant_columns), existing_columns(adx, (table,)).get(table.name))
+    return Drift(table, tuple(tenant_columns), columns_of(adx, table))
 
 
 def mending_of(adx: AdxClient, drift: Drift) -> tuple[str, ...]:

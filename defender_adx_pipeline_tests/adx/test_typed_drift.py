@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defender_adx_pipeline.adx.typed_drift import Difference, differences, kql_type, mending
-from defender_adx_pipeline.adx.typed_schema import DATABASE_SCHEMA, UnreadableSchemaError, existing_columns
+from defender_adx_pipeline.adx.typed_schema import DATABASE_SCHEMA, UnreadableSchemaError, columns_of, existing_columns
 from defender_adx_pipeline.adx.typed_tables import (
     OVERRIDES,
     expand_function,
@@ -254,3 +254,14 @@ def test_an_answer_that_cannot_be_read_is_an_error_and_not_a_database_without_ta
 ) -> None:
     with pytest.raises(UnreadableSchemaError, match="Nothing was changed"):
         existing_columns(Answering(rows), [ALERTS])
+
+
+@pytest.mark.parametrize("rows", [[], [{"Schema": "{"}], [{"Schema": "{}"}], [{"Columns": "[]"}]])
+def test_nor_is_it_a_table_without_columns(rows: list[dict[str, object]]) -> None:
+    class OneTable:
+        def command(self, text: str, *, idempotent: bool) -> list[dict[str, object]]:
+            assert (text, idempotent) == (".show table AlertInfo schema as json", True)
+            return rows
+
+    with pytest.raises(UnreadableSchemaError, match="AlertInfo schema as json"):
+        columns_of(OneTable(), ALERTS)

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.ingestion import Confirmation, SliceLoader
 from defender_adx_pipeline.adx.schema import bootstrap, inspect
 from defender_adx_pipeline.adx.typed_checks import ROWS, count_names, unfit_counts, unfit_records
-from defender_adx_pipeline.adx.typed_schema import existing_columns
+from defender_adx_pipeline.adx.typed_schema import columns_of, existing_columns
 from defender_adx_pipeline.adx.typed_tables import expand_function, typed_columns, typed_table_name
 from defender_adx_pipeline.catalogue import Column, DefenderTable, load_catalogue
 from defender_adx_pipeline.instants import to_text
@@ -292,6 +293,8 @@ def test_bootstrap_takes_over_a_table_with_other_types_and_fewer_columns(adx: Ad
     scripts = [item for item in report.applied if item.text.startswith(".execute database script")]
     assert [(item.file, item.role.split(",")[0]) for item in scripts] == [("50_typed_tables.kql", "Database Admin")]
     columns = existing_columns(adx, [table])[table.name]
+    assert columns_of(adx, table) == columns
+    assert columns_of(adx, replace(table, name="NobodyMadeIt")) is None
     first = (Column("UrlLocation", "dynamic"), Column("Timestamp", "datetime"))
     assert columns == typed_columns(table, first)
     assert inspect(adx, [table]).missing == ()

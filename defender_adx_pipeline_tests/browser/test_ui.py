@@ -22,7 +22,9 @@ RAW = f"{TABLE}Raw"
 expect.set_options(timeout=20_000)
 
 
-def test_the_graph_has_every_group_and_leads_from_each_source_to_its_raw_table(page: Page, picture: Picture):
+def test_the_graph_has_every_group_and_leads_from_each_source_to_its_raw_and_its_typed_table(
+    page: Page, picture: Picture
+):
     events = load_catalogue().events()
     page.goto("/")
     page.get_by_role("link", name="lineage Lineage", exact=True).click()
@@ -34,14 +36,15 @@ def test_the_graph_has_every_group_and_leads_from_each_source_to_its_raw_table(p
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     node(page, GROUP).dblclick()
     expect(page.get_by_text(re.compile(r"^\d+ partitions$")).first).to_be_visible()
-    for _ in range(6):
+    for _ in range(2):  # all three columns; a little smaller it would draw names alone
         zoom_out.click()
     pull_up(page, GROUP)
     for table in events:
         shown = 1 if table.group == GROUP else 0
-        expect(node(page, table.name)).to_have_count(shown)
+        # The typed table has the name of Defender's.
+        expect(node(page, table.name)).to_have_count(2 * shown)
         expect(node(page, table.raw_table)).to_have_count(shown)
-    expect(page.get_by_text(re.compile(r"^\d+ partitions$"))).to_have_count(5)
+    expect(page.get_by_text(re.compile(r"^\d+ partitions$"))).to_have_count(10)
     expect(page.get_by_text("Loading")).to_have_count(0)
     picture(page, "asset-graph")
 
@@ -107,14 +110,43 @@ def test_one_day_of_one_table_is_loaded_by_clicking(page: Page, site: Site, day:
     assert audit["FailureReason"] == observation["FailureReason"]
 
 
-def test_the_lineage_of_a_raw_table_is_its_source(page: Page, picture: Picture):
-    page.goto(f"/assets/adx/{RAW}")
-    page.get_by_role("tab", name="Lineage").click()
-    expect(node(page, TABLE)).to_be_visible()
-    expect(node(page, RAW)).to_be_visible()
-    expect(page.get_by_text("Microsoft", exact=True)).to_be_visible()
-    expect(page.get_by_text("kusto", exact=True)).to_be_visible()
+def test_a_typed_table_shows_what_its_columns_are_and_comes_over_its_raw_table_from_defender(
+    page: Page, picture: Picture
+):
+    page.goto(f"/assets/adx/{TABLE}")
+    expect(page.get_by_text(f"{TABLE} with Defender's column names and types")).to_be_visible()
+    for column in load_catalogue()[TABLE].columns[:5]:
+        expect(page.get_by_role("cell", name=column.name, exact=True).first).to_be_visible()
+    expect(page.get_by_text("Fully qualified name of the device. Part of the key of a row.")).to_be_visible()
+    # Defender's table has the same name, and must not be taken for the same table.
+    expect(page.get_by_text(f"defender.{TABLE}", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Linked asset")).to_have_count(0)
+    picture(page, "typed-asset")
+    page.get_by_role("tab", name="Checks").click()
+    for check in ("same_rows_as_raw", "schema_drift"):
+        expect(page.get_by_text(check, exact=True).first).to_be_visible()
+    expect(page.get_by_text("values_fit", exact=True)).to_have_count(0)
+    page.goto(f"/assets/adx/{TABLE}?view=lineage&lineageScope=upstream&lineageDepth=2")
+    expect(node(page, TABLE)).to_have_count(2)
+    expect(node(page, RAW)).to_have_count(1)
+    expect(page.get_by_text("Microsoft", exact=True)).to_have_count(1)
+    expect(page.get_by_text("kusto", exact=True)).to_have_count(2)
     picture(page, "lineage")
+
+
+def test_the_lineage_of_a_typed_column_is_told_to_whoever_asks_for_it(site: Site):
+    """Dagster's page draws it in Dagster+ alone; what it draws comes from here."""
+    query = """{ assetNodeOrError(assetKey: {path: ["adx", "%s"]}) { ... on AssetNode { metadataEntries {
+        ... on TableColumnLineageMetadataEntry { lineage { columnName columnDeps { assetKey { path } columnName } } }
+    } } } }"""
+    answer = requests.post(f"{site.url}/graphql", json={"query": query % TABLE}, timeout=60).json()
+    entries = answer["data"]["assetNodeOrError"]["metadataEntries"]
+    (lineage,) = [entry["lineage"] for entry in entries if "lineage" in entry]
+    found = {
+        one["columnName"]: [(d["assetKey"]["path"], d["columnName"]) for d in one["columnDeps"]] for one in lineage
+    }
+    assert found["DeviceName"] == [(["adx", RAW], "Records"), (["defender", TABLE], "DeviceName")]
+    assert set(found) >= {column.name for column in load_catalogue()[TABLE].columns}
 
 
 def test_the_runs_and_the_automation_are_listed(page: Page, picture: Picture):
