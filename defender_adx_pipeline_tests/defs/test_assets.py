@@ -11,7 +11,7 @@ import pytest
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK
 from defender_adx_pipeline.defs.frames import FrameType
-from defender_adx_pipeline.defs.reporting import rows_query, web_ui_link
+from defender_adx_pipeline.defs.reporting import rows_query, typed_rows_query, web_ui_link
 from defender_adx_pipeline.instants import sort_key
 from defender_adx_pipeline.migration.audit import Tally
 from defender_adx_pipeline.migration.configuration import NOT_LOADED, TableConfiguration
@@ -187,6 +187,16 @@ def test_the_link_of_a_snapshot_opens_what_is_served_of_its_day() -> None:
     taken = Snapshot(name, f"{name}Raw", datetime(2026, 11, 1, 5, 10, tzinfo=UTC), ("DeviceId",), 1, 7)
     asked = rows_query(planned(name, taken.window, taken), Tally(window=taken.window))
     assert asked == "VwDeviceTvmSoftwareInventoryAt(datetime(2026-11-01)) | take 1000"
+
+
+def test_the_link_of_a_typed_table_opens_its_rows_and_those_of_published_snapshots_only() -> None:
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    bounds = ">= datetime(2026-11-01T00:00:00Z) and {0} < datetime(2026-11-02T00:00:00Z) | take 1000"
+    for name, asked in (
+        ("DeviceInfo", f"DeviceInfo | where Timestamp {bounds.format('Timestamp')}"),
+        ("ExposureGraphNodes", f"ExposureGraphNodesHistory | where SnapshotTime {bounds.format('SnapshotTime')}"),
+    ):
+        assert typed_rows_query(load_catalogue()[name], Window(start, start + DAY)) == asked
 
 
 def test_another_type_of_parameter_is_refused_with_the_two_that_work() -> None:
