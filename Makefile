@@ -14,13 +14,15 @@ STATEMENTS := $(BUILD)/statements.jsonl
 
 # Tests that need more than Python have targets of their own.
 ONLY_PYTHON := not azurite and not binding and not browser and not kills
+# What `make long` runs of those that Python is enough for.
+LONG := long and $(ONLY_PYTHON)
 # A module stays in one process, since its tests share a tenant.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
 RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo ui test check format lint types azurite kql generated kills faults chaos browser pictures clean
+.PHONY: help demo ui test long check format lint types azurite kql generated kills faults chaos browser pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,12 +36,16 @@ ui: $(INSTALLED) ## Dagster's web page over the local tenant of the demo, with t
 	@echo "Starting the local tenant in $(DEMO), then Dagster. Ctrl-C ends both."
 	@exec $(BIN)/defender-adx local --home "$(DEMO)" -- sh -c '$(UI)'
 
-test: $(INSTALLED) ## All tests that need nothing but Python
+test: $(INSTALLED) ## The tests, but for the long ones; they need nothing but Python
 	@mkdir -p $(BUILD)
 	@rm -f $(STATEMENTS)
-	$(RECORDED) $(BIN)/pytest -m "$(ONLY_PYTHON)" $(PARALLEL)
+	$(RECORDED) $(BIN)/pytest -m "not long and $(ONLY_PYTHON)" $(PARALLEL)
 
-check: format lint types test azurite kql ## Everything that has to pass before a change lands
+long: $(INSTALLED) ## The long tests: simulations, whole runs under faults, every hunting query on both sides
+	@mkdir -p $(BUILD)
+	$(RECORDED) $(BIN)/pytest -m "$(LONG)" $(PARALLEL)
+
+check: format lint types test long azurite kql ## Everything that has to pass before a change lands
 
 format: $(INSTALLED) ## Check the format (mend it with: .venv/bin/ruff format)
 	$(BIN)/ruff format --check

@@ -5,6 +5,7 @@ be (`typed_tables`), how both differ (`typed_drift`), and what else the database
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import orjson
@@ -15,6 +16,23 @@ from defender_adx_pipeline.catalogue import Column, DefenderTable
 
 DATABASE_SCHEMA = ".show database schema as json"
 """Takes Database Viewer. One row with the column `DatabaseSchema`: JSON, with every table and its columns in order."""
+
+_CSL_TYPES = MappingProxyType(
+    {
+        "System.String": "string",
+        "System.DateTime": "datetime",
+        "System.Object": "dynamic",
+        "System.Int64": "long",
+        "System.Int32": "int",
+        "System.SByte": "bool",
+        "System.Boolean": "bool",
+        "System.Guid": "guid",
+        "System.Double": "real",
+        "System.Data.SqlTypes.SqlDecimal": "decimal",
+        "System.TimeSpan": "timespan",
+    }
+)
+"""KQL types by the .NET type of a column, as the docs print it ("Scalar data types" in the Kusto docs)."""
 
 
 class CommandClient(Protocol):
@@ -64,7 +82,22 @@ def columns_of(client: CommandClient, table: DefenderTable) -> tuple[Column, ...
 
 
 def _columns(table: Mapping[str, Any]) -> tuple[Column, ...]:
-    return tuple(Column(str(one["Name"]), str(one["CslType"])) for one in table["OrderedColumns"])
+    return tuple(Column(str(one["Name"]), _type(one)) for one in table["OrderedColumns"])
+
+
+def _type(column: Mapping[str, Any]) -> str:
+    """The KQL type of a column: `CslType`, else by `Type`, which alone stands in the docs' answer for a database.
+
+    Raises:
+        ValueError: it has neither, or a type that is not known.
+    """
+    kind = column.get("CslType") or _CSL_TYPES.get(str(column.get("Type")))
+    if not kind:
+        raise ValueError(
+            f"column {column['Name']} has CslType {column.get('CslType')!r} and Type {column.get('Type')!r}, of which"
+            " neither is a known type"
+        )
+    return str(kind)
 
 
 def _unreadable(command: str, error: Exception) -> UnreadableSchemaError:

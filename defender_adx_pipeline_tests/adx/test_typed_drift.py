@@ -218,6 +218,20 @@ def test_a_script_has_no_blank_line_so_that_it_is_one_statement_of_a_file() -> N
 # --- reading what there is ----------------------------------------------------------------------
 
 
+NET_TYPES = {
+    "System.String": "string",
+    "System.DateTime": "datetime",
+    "System.Object": "dynamic",
+    "System.Int64": "long",
+    "System.Int32": "int",
+    "System.SByte": "bool",
+    "System.Guid": "guid",
+    "System.Double": "real",
+    "System.Data.SqlTypes.SqlDecimal": "decimal",
+    "System.TimeSpan": "timespan",
+}
+
+
 class Answering:
     """A database that answers one command with given rows."""
 
@@ -246,6 +260,25 @@ def test_columns_come_in_the_order_of_the_table_and_only_of_typed_tables_that_ar
         "AlertInfo": (Column("B", "long"), Column("A", "string")),
         KNOWN.name: (Column("SnapshotTime", "datetime"),),
     }
+
+
+def one_table(*columns: dict[str, object]) -> list[dict[str, object]]:
+    tables = {"AlertInfo": {"OrderedColumns": columns}}
+    return [{"DatabaseSchema": json.dumps({"Databases": {"Defender": {"Tables": tables}}})}]
+
+
+@pytest.mark.parametrize(("net", "kind"), sorted(NET_TYPES.items()))
+def test_a_type_may_be_told_by_its_net_name_alone_as_in_the_docs(net: str, kind: str) -> None:
+    rows = one_table({"Name": "A", "Type": net}, {"Name": "B", "Type": net, "CslType": "guid"})
+    assert existing_columns(Answering(rows), [ALERTS])["AlertInfo"] == (Column("A", kind), Column("B", "guid"))
+
+
+@pytest.mark.parametrize("column", [{}, {"Type": "System.Complex"}, {"CslType": None, "Type": ""}])
+def test_a_column_whose_type_is_not_told_is_named(column: dict[str, object]) -> None:
+    with pytest.raises(UnreadableSchemaError, match=r"column Strange has CslType .* Nothing was changed"):
+        existing_columns(
+            Answering(one_table({"Name": "A", "CslType": "long"}, {"Name": "Strange", **column})), [ALERTS]
+        )
 
 
 @pytest.mark.parametrize("rows", [[], [{"Schema": "{}"}], [{"DatabaseSchema": "{"}], [{"DatabaseSchema": "{}"}]])

@@ -28,6 +28,8 @@ from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline_tests.defs.conftest import Dagster
 from defender_adx_pipeline_tests.migration.world import World
 
+pytestmark = pytest.mark.long
+
 DAY = timedelta(days=1)
 GONE = replace(Worker.here(), pid=2**22 + 1)
 """No process has such a number: Linux ends at 2**22."""

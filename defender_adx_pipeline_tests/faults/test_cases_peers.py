@@ -12,6 +12,8 @@ from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
 from defender_adx_pipeline_tests.faults.bench import Bench, open_bench
 from defender_adx_pipeline_tests.faults.cases_peers import SITUATIONS, compared, facts
 
+pytestmark = pytest.mark.long
+
 SCALE = 100
 BY_NAME = {situation.name: situation for situation in SITUATIONS}
 

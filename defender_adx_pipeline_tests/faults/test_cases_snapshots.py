@@ -10,6 +10,8 @@ from defender_adx_pipeline_tests.faults.bench import Bench, dagster_run, open_be
 from defender_adx_pipeline_tests.faults.cases_snapshot_reader import read_through
 from defender_adx_pipeline_tests.faults.snapshot_rows import RAW
 
+pytestmark = pytest.mark.long
+
 BY_NAME = {case.name: case for case in cases_snapshot_days.cases()}
 LATEST = f"(SELECT max(CAST(Records->>'SnapshotTime' AS VARCHAR)) FROM adx.data.\"{RAW}\")"
 OF_LATEST = f"CAST(Records->>'SnapshotTime' AS VARCHAR) = {LATEST}"

@@ -10,6 +10,8 @@ from defender_adx_pipeline_tests.faults import matrix
 from defender_adx_pipeline_tests.faults.bench import Bench, dagster_run, open_bench
 from defender_adx_pipeline_tests.faults.case import TABLE, Case
 
+pytestmark = pytest.mark.long
+
 RAW = f"adx.data.{quoted(f'{TABLE}Raw')}"
 BY_NAME = {case.name: case for case in matrix.all_cases()}
 

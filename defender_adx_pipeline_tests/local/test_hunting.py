@@ -16,6 +16,8 @@ from defender_adx_pipeline.local.source import SourceStore
 from defender_adx_pipeline.local.wire import Encoding
 from defender_adx_pipeline_tests.local.serving import serving
 
+pytestmark = pytest.mark.long
+
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PATHS = {
     "graph": ("/v1.0/security/runHuntingQuery", "https://graph.microsoft.com"),

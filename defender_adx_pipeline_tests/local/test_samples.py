@@ -15,6 +15,8 @@ from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.local.samples import SampleError, load_samples, read_samples
 from defender_adx_pipeline.local.source import SourceStore
 
+pytestmark = pytest.mark.long
+
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 REAL = os.environ.get("DEFENDER_ADX_SAMPLES")
 

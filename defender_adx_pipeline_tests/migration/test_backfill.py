@@ -31,6 +31,8 @@ from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
 if TYPE_CHECKING:
     from defender_adx_pipeline.local.tenant import LocalTenant
 
+pytestmark = pytest.mark.long
+
 CATALOGUE = load_catalogue()
 SIGN_INS, CLOUD, PROCESSES, KNOWN = TABLES = tuple(
     CATALOGUE[name]

@@ -11,6 +11,8 @@ from defender_adx_pipeline.local.chaos import CHOICES
 from defender_adx_pipeline.migration.errors import MigrationError, NotConfirmedError
 from defender_adx_pipeline_tests.migration.world import World
 
+pytestmark = pytest.mark.long
+
 HOUR = timedelta(hours=1)
 FAILURES = (MigrationError, HuntingError, AdxError)
 PASSES = 12

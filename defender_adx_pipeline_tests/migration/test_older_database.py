@@ -11,6 +11,8 @@ from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, settings_of
 
+pytestmark = pytest.mark.long
+
 HOUR = timedelta(hours=1)
 TABLE = "DeviceLogonEvents"
 

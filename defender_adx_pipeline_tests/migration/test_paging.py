@@ -30,6 +30,8 @@ from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.test_snapshot_attempt import asked_of_defender, calls_so_far, seen, snapshots
 from defender_adx_pipeline_tests.migration.world import World, entered, settings_of
 
+pytestmark = pytest.mark.long
+
 TABLE = "DeviceTvmSoftwareVulnerabilitiesKB"
 """It has columns of type bool, datetime, dynamic and string."""
 ROWS = 170

@@ -14,6 +14,8 @@ from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
+pytestmark = pytest.mark.long
+
 TABLES = ("AlertInfo", "AlertEvidence")
 """One whose rows are told by a key, and one whose rows are told by all of their columns."""
 

@@ -20,6 +20,8 @@ from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
 from defender_adx_pipeline_tests.local.test_samples import UNION
 from defender_adx_pipeline_tests.migration.world import World, settings_of
 
+pytestmark = pytest.mark.long
+
 REAL = os.environ.get("DEFENDER_ADX_SAMPLES")
 CATALOGUE = load_catalogue()
 TABLES = ("DeviceEvents", "CloudAppEvents", "IdentityDirectoryEvents")

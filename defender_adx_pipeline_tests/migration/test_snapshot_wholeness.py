@@ -19,6 +19,8 @@ from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.test_snapshot_attempt import BY_BUCKET, READS, ROWS, seen, snapshots, take
 from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
+pytestmark = pytest.mark.long
+
 TABLES = (
     "DeviceTvmBrowserExtensions",
     "DeviceTvmCertificateInfo",

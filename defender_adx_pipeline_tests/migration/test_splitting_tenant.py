@@ -24,6 +24,8 @@ from defender_adx_pipeline.migration.ledger import RunIdentity
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, entered, settings_of
 
+pytestmark = pytest.mark.long
+
 TABLES = (
     "DeviceProcessEvents",
     "DeviceFileEvents",

@@ -15,6 +15,8 @@ from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline_tests.migration.own_world import shared_world, unused_tables
 from defender_adx_pipeline_tests.migration.world import World
 
+pytestmark = pytest.mark.long
+
 __all__ = ["shared_world", "unused_tables"]
 
 HOUR = timedelta(hours=1)

@@ -27,7 +27,7 @@ from defender_adx_pipeline_tests.migration.world import World, bootstrapped_worl
 from defender_adx_pipeline_tests.queries.collection import HuntingQuery, hunting_queries
 
 # Making and loading the tables is one long set-up.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 DAY = timedelta(days=1)
 PATIENCE, POLL = timedelta(minutes=1), timedelta(milliseconds=50)
