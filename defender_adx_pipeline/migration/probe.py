@@ -108,8 +108,14 @@ def _ask_defender(hunting_client: HuntingClient, due: Sequence[Due]) -> list[dic
 
 
 def _contents(rows: Sequence[Mapping[str, Any]]) -> dict[str, _Contents]:
-    # The sum over no rows is zero in Kusto and null elsewhere.
-    return {str(row["SourceTable"]): _Contents(int(row["Rows"]), int(row.get("Seconds") or 0)) for row in rows}
+    """What is in each window; nothing of a table whose rows have no sum of times, so that it gets a run."""
+    found: dict[str, _Contents] = {}
+    for row in rows:
+        count, seconds = int(row["Rows"]), row.get("Seconds")
+        # Of no rows it is zero in Kusto, and null elsewhere.
+        if seconds is not None or not count:
+            found[str(row["SourceTable"])] = _Contents(count, int(seconds or 0))
+    return found
 
 
 def _window_row(due: Due, rows: int, run_id: str, now: datetime) -> dict[str, Any]:

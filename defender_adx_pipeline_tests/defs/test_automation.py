@@ -10,12 +10,13 @@ import pytest
 
 from defender_adx_pipeline.adx.typed_tables import typed_columns
 from defender_adx_pipeline.catalogue import load_catalogue
+from defender_adx_pipeline.defs import schedules
 from defender_adx_pipeline.defs.abandoned import Worker
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
 from defender_adx_pipeline.defs.schedules import event_tables_sweep, event_tables_tick
 from defender_adx_pipeline.defs.sensors import table_activated
-from defender_adx_pipeline.instants import to_text
+from defender_adx_pipeline.instants import parse_instant, to_text, utc_now
 from defender_adx_pipeline_tests.defs.conftest import Dagster
 from defender_adx_pipeline_tests.migration.world import World
 
@@ -103,6 +104,16 @@ def test_a_tick_asks_all_tables_in_one_call_and_runs_those_alone_that_have_somet
     # What a quiet table has is recorded, so that the next tick begins where this one ended.
     (row,) = [row for row in world.ledger(others[0], "Window") if row["RunId"].startswith("tick ")]
     assert row["State"] == "Confirmed"
+
+
+def test_a_clock_that_is_ahead_completes_no_window_that_is_still_to_come(
+    world: World, dagster: Dagster, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_watermark(world, table, HOUR)
+    monkeypatch.setattr(schedules, "utc_now", lambda: utc_now() + 3 * HOUR)
+    tick(world, dagster)
+    (row,) = [row for row in world.ledger(table, "Window") if row["RunId"].startswith("tick ")]
+    assert parse_instant(row["WindowEnd"]) <= utc_now() - world.settings.defender_settle
 
 
 def test_where_defender_does_not_answer_the_question_every_table_gets_its_run(
