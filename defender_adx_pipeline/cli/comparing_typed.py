@@ -59,12 +59,12 @@ def compare_typed(database: Database, table: DefenderTable, window: Window, seed
     Raises:
         AdxError: ADX could not be asked, or has no typed table.
     """
+    shown = _held(table)
     parts = [window] if table.kind == "snapshot" else _some_days(database, table, window, seed)
     compared = differing = 0
     for part in parts:
         column = SNAPSHOT_TIME if table.kind == "snapshot" else table.time_column or ""
         typed = database.adx.query(typed_kql.rows_in_window(table, part.start, part.end))
-        shown = [one for one in typed_columns(table) if not typed or one.name in typed[0]]
         here = _counted(typed, shown)
         wanted = _counted(
             (_expected(record, shown) for record in records(database.adx, table.raw_table, column, part)), shown
@@ -74,6 +74,14 @@ def compare_typed(database: Database, table: DefenderTable, window: Window, seed
     names = (kql_name(table.raw_table), kql_name(typed_table_name(table)))
     raw, rows = (int(database.adx.query(f"{name} | summarize Rows = count()")[0]["Rows"]) for name in names)
     return TypedResult(rows=rows, raw_rows=raw, compared=compared, differing=differing)
+
+
+def _held(table: DefenderTable) -> list[Column]:
+    """The columns that are compared: of names that differ in case alone the first, which the local tenant holds."""
+    found: dict[str, Column] = {}
+    for column in typed_columns(table):
+        found.setdefault(column.name.casefold(), column)
+    return list(found.values())
 
 
 def _some_days(database: Database, table: DefenderTable, window: Window, seed: int) -> list[Window]:
