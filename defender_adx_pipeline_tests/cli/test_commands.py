@@ -21,7 +21,7 @@ from defender_adx_pipeline.migration.snapshots import snapshot_row
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 from defender_adx_pipeline.settings import Settings
 from defender_adx_pipeline_tests.conftest import OpenTenant
-from defender_adx_pipeline_tests.migration.world import World, settings_of
+from defender_adx_pipeline_tests.migration.world import World, entered, settings_of
 
 TABLE = "DeviceLogonEvents"
 SNAPSHOT, OTHER, COMPARED = "DeviceTvmSoftwareInventory", "DeviceTvmHardwareFirmware", "DeviceTvmCertificateInfo"
@@ -42,12 +42,8 @@ def bootstrapped(shared_world: World) -> None:
 
 
 @pytest.fixture
-def world(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name, value in shared_world.tenant.environment().items():
-        monkeypatch.setenv(name, value)
-    return shared_world
+def world(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    yield from entered(shared_world, monkeypatch)
 
 
 def run(*arguments: str) -> Result:

@@ -9,9 +9,8 @@ from typer.testing import CliRunner, Result
 from defender_adx_pipeline.adx import state_kql
 from defender_adx_pipeline.adx.schema import bootstrap
 from defender_adx_pipeline.cli import app
-from defender_adx_pipeline.settings import Settings
 from defender_adx_pipeline_tests.conftest import OpenTenant
-from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world
+from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
 TABLE = "DeviceLogonEvents"
 SECRET = "hunter2-hunter2"
@@ -25,12 +24,7 @@ def shared_world(open_tenant: OpenTenant) -> Iterator[World]:
 
 @pytest.fixture
 def world(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name, value in shared_world.tenant.environment().items():
-        monkeypatch.setenv(name, value)
-    yield shared_world
-    shared_world.tenant.faults.clear()
+    yield from entered(shared_world, monkeypatch)
 
 
 def run(*arguments: str) -> Result:

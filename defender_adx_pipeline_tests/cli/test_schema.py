@@ -11,9 +11,8 @@ from typer.testing import CliRunner, Result
 from defender_adx_pipeline.catalogue import Column
 from defender_adx_pipeline.cli import app
 from defender_adx_pipeline.local.source_schema import add_column, drop_column, retype_column
-from defender_adx_pipeline.settings import Settings
 from defender_adx_pipeline_tests.conftest import OpenTenant
-from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world
+from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world, entered
 
 CHANGING, SAME, UNTYPED, ABSENT = "DeviceLogonEvents", "AlertInfo", "EmailEvents", "UrlClickEvents"
 
@@ -26,12 +25,7 @@ def shared_world(open_tenant: OpenTenant) -> Iterator[World]:
 
 @pytest.fixture
 def world(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name, value in shared_world.tenant.environment().items():
-        monkeypatch.setenv(name, value)
-    yield shared_world
-    shared_world.tenant.faults.clear()
+    yield from entered(shared_world, monkeypatch)
 
 
 def run(*arguments: str) -> Result:

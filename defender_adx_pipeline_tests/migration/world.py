@@ -172,7 +172,9 @@ def bootstrapped_world(open_tenant: "OpenTenant", tables: Sequence[str] = ()) ->
 
 
 def entered(world: World, patch: pytest.MonkeyPatch) -> Iterator[World]:
-    """The world with its settings in the environment; without faults afterwards."""
+    """The world with its settings in the environment, and no others; without faults afterwards."""
+    for name in Settings.model_fields:
+        patch.delenv(name.upper(), raising=False)
     for name, value in world.tenant.environment().items():
         patch.setenv(name, value)
     yield world
