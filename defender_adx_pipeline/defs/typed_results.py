@@ -6,9 +6,10 @@ Nothing is loaded here: the rows came with those of the raw table, through the u
 A load does not depend on any of it: what cannot be found out is a failed check with its reason, and no failed run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -205,12 +206,23 @@ class TypedRun:
             return drift_of(self.table, self.loaded.plan.columns, self.adx.client)
         return read_drift(self.defender.client, self.adx.client, self.table)
 
-    @property
-    def _result(self) -> Callable[..., dg.AssetCheckResult]:
-        def result(check: str, **values: object) -> dg.AssetCheckResult:
-            return dg.AssetCheckResult(asset_key=typed_key(self.table), check_name=check, **values)  # type: ignore[arg-type]
-
-        return result
+    def _result(
+        self,
+        check: str,
+        *,
+        passed: bool,
+        description: str,
+        severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(
+            asset_key=typed_key(self.table),
+            check_name=check,
+            passed=passed,
+            severity=severity,
+            description=description,
+            metadata=metadata,
+        )
 
 
 def absent(table: DefenderTable) -> str:
