@@ -31,6 +31,8 @@ from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline.quoting import InvalidNameError
 from defender_adx_pipeline_tests.conftest import OpenTenant
 
+pytestmark = pytest.mark.long
+
 CATALOGUE = load_catalogue()
 CLIENT_ID = "11111111-1111-1111-1111-111111111111"
 TENANT_ID = "22222222-2222-2222-2222-222222222222"

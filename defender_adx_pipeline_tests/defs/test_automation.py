@@ -20,6 +20,8 @@ from defender_adx_pipeline.instants import parse_instant, to_text, utc_now
 from defender_adx_pipeline_tests.defs.conftest import Dagster
 from defender_adx_pipeline_tests.migration.world import World
 
+pytestmark = pytest.mark.long
+
 HOUR = timedelta(hours=1)
 
 

@@ -21,6 +21,8 @@ from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.defs.conftest import Dagster
 from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world
 
+pytestmark = pytest.mark.long
+
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 EVENTS = (

@@ -19,6 +19,8 @@ from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, settings_of
 
+pytestmark = pytest.mark.long
+
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 RUN = RunIdentity("test", "none")

@@ -35,6 +35,8 @@ from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, _counted, bootstrapped_world, entered
 
+pytestmark = pytest.mark.long
+
 ADDED, DROPPED, RETYPED, HALFWAY = "DeviceLogonEvents", "CloudAppEvents", "EntraIdSignInEvents", "EmailEvents"
 UNCHANGED, ABSENT, UNTYPED = "DeviceProcessEvents", "IdentityLogonEvents", "UrlClickEvents"
 TABLES = [ADDED, DROPPED, RETYPED, HALFWAY, UNCHANGED, ABSENT]
