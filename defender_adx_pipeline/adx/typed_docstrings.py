@@ -4,7 +4,7 @@ Here: sentences on columns, from what the catalogue knows and on names that many
 file (`typed_scripts`). Microsoft's page of a table (`DefenderTable.page`) describes every column; this is no copy.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from defender_adx_pipeline.adx.typed_tables import OVERRIDES, plain, typed_columns, typed_table_name
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column, DefenderTable
@@ -82,7 +82,8 @@ _SHARED: Mapping[str, str] = {
 
 def column_texts(table: DefenderTable) -> Mapping[str, str]:
     """What is said of each column of a typed table; empty of one of which nothing is known."""
-    return {column.name: " ".join(_sentences(table, column)) for column in typed_columns(table)}
+    columns = typed_columns(table)
+    return {column.name: " ".join(_sentences(table, column, columns)) for column in columns}
 
 
 def column_docstrings(table: DefenderTable) -> str:
@@ -92,7 +93,7 @@ def column_docstrings(table: DefenderTable) -> str:
     return f".alter-merge table {plain(typed_table_name(table))} column-docstrings (\n{lines}\n)\n"
 
 
-def _sentences(table: DefenderTable, column: Column) -> Iterator[str]:
+def _sentences(table: DefenderTable, column: Column, columns: Sequence[Column]) -> Iterator[str]:
     name = column.name
     if name == SNAPSHOT_TIME and table.kind == "snapshot":
         yield "When the snapshot was taken, UTC; the same in all its rows."
@@ -106,10 +107,10 @@ def _sentences(table: DefenderTable, column: Column) -> Iterator[str]:
         yield "Part of the key of a row."
     if name in table.mutable_columns:
         yield "Defender changes it after the row was written; here it is as it was when the row was read."
-    yield from _of_type(table, column)
+    yield from _of_type(table, column, columns)
 
 
-def _of_type(table: DefenderTable, column: Column) -> Iterator[str]:
+def _of_type(table: DefenderTable, column: Column, columns: Sequence[Column]) -> Iterator[str]:
     if column.type == "string" and column.name in _JSON_TEXTS:
         yield f"Text that holds JSON: parse_json({column.name})."
     if column.type == "string" and column.name in _DATE_TEXTS:
@@ -118,6 +119,6 @@ def _of_type(table: DefenderTable, column: Column) -> Iterator[str]:
         yield f"Documented as {table.column_type(column.name)}."
     if any(column.name == other.name for other in table.undocumented_columns):
         yield "Not on Microsoft's page of the table; seen in tenants."
-    twins = [other.name for other in typed_columns(table) if other.name != column.name]
-    for twin in (name for name in twins if name.casefold() == column.name.casefold()):
+    folded = column.name.casefold()
+    for twin in (other.name for other in columns if other.name.casefold() == folded and other.name != column.name):
         yield f"Another column is {twin}: names are case-sensitive."
