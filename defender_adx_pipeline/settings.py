@@ -91,6 +91,13 @@ class Settings(BaseSettings):
         1.0, ge=1, description="How much faster than real time the quota windows run. Loopback only: the local tenant."
     )
 
+    defender_automation: bool = Field(
+        default=False,
+        description=(
+            "Whether schedules and sensors run from the start. Without it each waits until it is switched on in the"
+            " UI; one that was switched there stays as it was switched."
+        ),
+    )
     defender_start_date: date = Field(date(2026, 1, 1), description="First daily partition of every asset.")
     defender_settle: timedelta = Field(
         timedelta(minutes=10), ge=timedelta(0), description="How old a row must be before its window may be closed."

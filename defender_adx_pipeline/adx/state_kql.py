@@ -4,7 +4,7 @@ Here: what is asked of `MigrationConfiguration`, `MigrationLedger` and their vie
 (`kql`), and what the rows mean (`migration`).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from defender_adx_pipeline.adx.kql import Columns, literal
@@ -69,6 +69,28 @@ def ledger_windows(source_table: str, destination_table: str, since: datetime, w
         f" and State == 'Confirmed' and DestinationTable == {kql_string(destination_table)}"
         f" and WindowEnd > {kql_datetime(since)}"
         "\n| where isnull(SetBack) or RecordedAt > SetBack\n| distinct WindowStart, WindowEnd"
+    )
+
+
+def ledger_windows_of(asked: Sequence[tuple[str, str, str]], since: datetime) -> str:
+    """The confirmed windows of several tables, as `ledger_windows` has them: `SourceTable`, `WindowStart`, `WindowEnd`.
+
+    Args:
+        asked: source table, destination table, and the watermark in force with seven digits.
+        since: windows that end after this instant.
+    """
+    rows = ", ".join(
+        f"{kql_string(source)}, {kql_string(destination)}, {literal(watermark, 'datetime')}"
+        for source, destination, watermark in asked
+    )
+    return (
+        f"let Asked = datatable(SourceTable: string, DestinationTable: string, Watermark: datetime)[{rows}];\n"
+        f"let SetBack = {CONFIGURATION}\n| extend WrittenAt = ingestion_time()\n| join kind=inner Asked on SourceTable"
+        "\n| where LastRefreshedTime > Watermark\n| summarize SetBackAt = max(WrittenAt) by SourceTable;\n"
+        f"{LEDGER_VIEW}\n| where Kind == 'Window' and State == 'Confirmed' and WindowEnd > {kql_datetime(since)}"
+        "\n| join kind=inner Asked on SourceTable, DestinationTable"
+        "\n| join kind=leftouter SetBack on SourceTable\n| where isnull(SetBackAt) or RecordedAt > SetBackAt"
+        "\n| distinct SourceTable, WindowStart, WindowEnd"
     )
 
 

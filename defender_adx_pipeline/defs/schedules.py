@@ -14,12 +14,20 @@ import dagster as dg
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import DefenderTable, TableKind
 from defender_adx_pipeline.defender.errors import HuntingError
-from defender_adx_pipeline.defs.abandoned import UNFINISHED
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, SWEEP, TICK
 from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
-from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START, keys_between
+from defender_adx_pipeline.defs.partitions import keys_between
+from defender_adx_pipeline.defs.requests import (
+    HISTORY_TAG,
+    SNAPSHOT_PRIORITY,
+    SWEEP_PRIORITY,
+    TICK_PRIORITY,
+    partition_run,
+    schedule_status,
+    tables_under_way,
+)
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
-from defender_adx_pipeline.defs.tables import loaded_keys, raw_key
+from defender_adx_pipeline.defs.tables import raw_key
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import due_since, due_snapshots, read_agenda
@@ -37,6 +45,7 @@ _NO_SNAPSHOTS = "no snapshot table in MigrationConfiguration is active"
     job=event_tables_job,
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
+    default_status=schedule_status(),
     description=(
         "Loads what is new in the active event tables, from the watermark less the overlap up to now. All tables are"
         " asked at once whether there is anything, and those alone get a run that have something."
@@ -50,7 +59,7 @@ def event_tables_tick(
     # Quiet windows are recorded as complete from here, and a clock ahead would complete what is still to come.
     now = min(utc_now(), state.present())
     overlap, settled = adx.settings.defender_overlap, now - adx.settings.defender_settle
-    since = {item: due_since(state, item, now=now, overlap=overlap) for item in _free_tables(context, adx)}
+    since = due_since(state, list(_free_tables(context, adx)), now=now, overlap=overlap)
     groups: defaultdict[tuple[str, str], list[DefenderTable]] = defaultdict(list)
     for item in _with_something_new(context, adx, defender, since, settled):
         keys = keys_between(since[item], now)
@@ -60,13 +69,15 @@ def event_tables_tick(
         yield dg.SkipReason(_QUIET.format(len(since)) if since else _NOTHING)
     for (first, last), tables in groups.items():
         stamp = context.scheduled_execution_time.isoformat(timespec="minutes")
-        yield partition_run(first, last, tables, run_key=f"tick/{stamp}/{first}/{last}", tags={SCOPE_TAG: TICK})
+        key = f"tick/{stamp}/{first}/{last}"
+        yield partition_run(first, last, tables, run_key=key, priority=TICK_PRIORITY, tags={SCOPE_TAG: TICK})
 
 
 @dg.schedule(
     job=event_tables_job,
     cron_schedule="40 3 * * *",
     execution_timezone="UTC",
+    default_status=schedule_status(),
     description=(
         "Compares every active event table with Defender over all days that Defender keeps, and loads what is missing:"
         " rows that came later than the overlap of the tick, and what a failed run of an old partition left open."
@@ -85,13 +96,16 @@ def event_tables_sweep(
         yield dg.SkipReason(_NOTHING)
     for group, tables in groups.items():
         stamp = context.scheduled_execution_time.isoformat(timespec="minutes")
-        yield partition_run(keys[0], keys[-1], tables, run_key=f"sweep/{stamp}/{group}", tags={SCOPE_TAG: SWEEP})
+        tags = {SCOPE_TAG: SWEEP, HISTORY_TAG: group}
+        key = f"sweep/{stamp}/{group}"
+        yield partition_run(keys[0], keys[-1], tables, run_key=key, priority=SWEEP_PRIORITY, tags=tags)
 
 
 @dg.schedule(
     job=snapshot_tables_job,
     cron_schedule="10 5,9,13,17,21 * * *",
     execution_timezone="UTC",
+    default_status=schedule_status(),
     description=(
         "Takes today's snapshot of every active snapshot table, once a day: the later hours are for tables whose"
         " snapshot of the day is not published yet, because a run failed or the table was switched on meanwhile."
@@ -111,8 +125,8 @@ def snapshot_tables_daily(
         yield dg.SkipReason("runs over what is due are under way" if due else published)
         return
     today, stamp = now.date().isoformat(), context.scheduled_execution_time.isoformat(timespec="minutes")
-    job = snapshot_tables_job.name
-    yield partition_run(today, today, tables, run_key=f"{job}/{stamp}/{today}", tags={})
+    key = f"{snapshot_tables_job.name}/{stamp}/{today}"
+    yield partition_run(today, today, tables, run_key=key, priority=SNAPSHOT_PRIORITY)
 
 
 def _with_something_new(
@@ -150,7 +164,8 @@ def _free_tables(
     agenda = read_agenda(state, adx.catalogue, kind)
     for problem in agenda.problems.values():
         context.log.error(problem)
-    busy = tables_under_way(context.instance)
+    # One writer per table: two readings of a snapshot table would both be published.
+    busy = tables_under_way(context.instance, backfills=kind == "snapshot")
     for item in agenda.active():
         run_id = busy.get(raw_key(item.table))
         if run_id is None:
@@ -163,26 +178,3 @@ def _free_tables(
             item.table.name,
             run_id,
         )
-
-
-def partition_run(
-    first: str, last: str, tables: list[DefenderTable], *, run_key: str, tags: dict[str, str], job: str | None = None
-) -> dg.RunRequest:
-    """A run of some tables over one partition, or over a range of them in one go; `job` where there is a choice."""
-    selection = loaded_keys(tables)
-    if first == last:
-        return dg.RunRequest(run_key=run_key, job_name=job, partition_key=first, asset_selection=selection, tags=tags)
-    span = {RANGE_START: first, RANGE_END: last}
-    return dg.RunRequest(run_key=run_key, job_name=job, asset_selection=selection, tags={**tags, **span})
-
-
-def tables_under_way(instance: dg.DagsterInstance) -> dict[dg.AssetKey, str]:
-    """Assets of runs that have not ended, and the run: another run of them would only wait in their pool."""
-    busy: dict[dg.AssetKey, str] = {}
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
-        planned = {dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
-        # A run of a whole job has no selection.
-        entries = [] if run.asset_selection else instance.all_logs(run.run_id, of_type=planned)
-        keys = (entry.dagster_event.asset_key for entry in entries if entry.dagster_event)
-        busy |= dict.fromkeys(run.asset_selection or filter(None, keys), run.run_id)
-    return busy

@@ -10,8 +10,14 @@ import orjson
 
 from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
 from defender_adx_pipeline.defs.partitions import keys_between
+from defender_adx_pipeline.defs.requests import (
+    ACTIVATED_PRIORITY,
+    HISTORY_TAG,
+    SNAPSHOT_PRIORITY,
+    partition_run,
+    sensor_status,
+)
 from defender_adx_pipeline.defs.resources import AdxResource
-from defender_adx_pipeline.defs.schedules import partition_run
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import due_snapshots, read_agenda
@@ -22,6 +28,7 @@ from defender_adx_pipeline.migration.scope import readable_since
 @dg.sensor(
     jobs=[event_tables_job, snapshot_tables_job],
     minimum_interval_seconds=60,
+    default_status=sensor_status(),
     description=(
         "Starts the first load of a table whose configuration row turned active: all days that Defender keeps, or"
         " today's snapshot."
@@ -61,13 +68,15 @@ def _first_run(context: dg.SensorEvaluationContext, item: TableConfiguration, no
         keys[-1],
         [item.table],
         run_key=f"activated/{item.table.name}/{item.watermark}/{now.isoformat(timespec='minutes')}",
-        tags={"defender_adx/activated": item.table.name},
+        priority=SNAPSHOT_PRIORITY if is_snapshot else ACTIVATED_PRIORITY,
+        tags={"defender_adx/activated": item.table.name, **({} if is_snapshot else {HISTORY_TAG: item.table.name})},
         job=(snapshot_tables_job if is_snapshot else event_tables_job).name,
     )
 
 
 @dg.sensor(
     minimum_interval_seconds=30,
+    default_status=sensor_status(),
     description=(
         "Ends runs whose process is gone, and writes the audit row of every attempt that was killed, or failed, without"
         " having written one."

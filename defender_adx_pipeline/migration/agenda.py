@@ -57,11 +57,21 @@ def due_snapshots(state: StateStore, agenda: Agenda, now: datetime) -> tuple[Tab
     return tuple(item for item in agenda.active() if published.get(item.table.name, "") < today)
 
 
-def due_since(state: StateStore, item: TableConfiguration, *, now: datetime, overlap: timedelta) -> datetime:
-    """From when on a tick of a table reads; not before what Defender keeps."""
+def due_since(
+    state: StateStore, items: Sequence[TableConfiguration], *, now: datetime, overlap: timedelta
+) -> dict[TableConfiguration, datetime]:
+    """From when on a tick of each table reads; not before what Defender keeps. One question to ADX for all of them."""
     earliest = readable_since(now)
-    complete = watermark.complete_until(item, state.coverage(item, earliest), now=now)
-    return earliest if complete is None else max(complete - overlap, earliest)
+    complete = complete_until(state, items, now=now)
+    return {item: earliest if moment is None else max(moment - overlap, earliest) for item, moment in complete.items()}
+
+
+def complete_until(
+    state: StateStore, items: Sequence[TableConfiguration], *, now: datetime
+) -> dict[TableConfiguration, datetime | None]:
+    """Up to where each event table is complete, as `watermark.complete_until` has it. One question to ADX for all."""
+    coverage = state.coverage_of(items, readable_since(now))
+    return {item: watermark.complete_until(item, coverage[item], now=now) for item in items}
 
 
 def _table(

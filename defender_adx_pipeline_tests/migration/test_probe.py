@@ -35,7 +35,7 @@ def due(world: World, table: str) -> Due:
     """The table and the window of its tick."""
     state = world.migration().state
     item = state.configuration(table)
-    return Due(item, Window(due_since(state, item, now=world.now, overlap=OVERLAP), world.now))
+    return Due(item, Window(due_since(state, [item], now=world.now, overlap=OVERLAP)[item], world.now))
 
 
 def probed(world: World, *tables: Due | str) -> Probed:
@@ -76,7 +76,7 @@ def test_a_quiet_window_is_recorded_as_a_run_would_and_the_next_tick_goes_on_fro
     assert (row["ExpectedRows"], row["QueryableRows"], row["State"]) == (10, 10, "Confirmed")
     state = world.migration().state
     item = state.configuration(IMAGES)
-    assert due_since(state, item, now=world.now + 2 * HOUR, overlap=OVERLAP) == world.now + HOUR - OVERLAP
+    assert due_since(state, [item], now=world.now + 2 * HOUR, overlap=OVERLAP)[item] == world.now + HOUR - OVERLAP
 
 
 def test_as_many_rows_but_other_ones_are_something_new(world: World) -> None:
