@@ -67,8 +67,9 @@ kql: $(INSTALLED) $(NODE_MODULES) ## Microsoft's parser over kql/, the hunting q
 	$(BIN)/python tools/kql_inputs.py $(BUILD)/kql
 	node tools/kql_check.js $(BUILD)/kql/schema.json $(BUILD)/kql/scripts.jsonl $(STATEMENTS)
 
-generated: $(INSTALLED) ## Write the files of kql/ that come from the catalogue anew
+generated: $(INSTALLED) ## Write the files of kql/ and docs/ that come from the catalogue and the settings anew
 	$(BIN)/python tools/generate_kql.py
+	$(BIN)/python tools/generate_docs.py
 
 kills: $(INSTALLED) ## Kill -9 a loading run at 20 random points, run again, compare every row (long)
 	$(BIN)/python defender_adx_pipeline_tests/kills.py $(if $(POINTS),--points $(POINTS))
