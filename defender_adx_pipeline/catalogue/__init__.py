@@ -7,6 +7,7 @@ table is read or loaded. Adding a table is adding one record to `tables.json`; a
 
 from defender_adx_pipeline.catalogue.model import (
     KQL_TYPES,
+    MAX_LAG,
     SNAPSHOT_TIME,
     CatalogueError,
     Column,
@@ -18,6 +19,7 @@ from defender_adx_pipeline.catalogue.reading import Catalogue, UnknownTableError
 
 __all__ = [
     "KQL_TYPES",
+    "MAX_LAG",
     "SNAPSHOT_TIME",
     "Catalogue",
     "CatalogueError",

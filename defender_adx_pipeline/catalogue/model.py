@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Literal
 
 TableKind = Literal["event", "snapshot"]
@@ -12,6 +13,13 @@ KQL_TYPES = frozenset({"string", "datetime", "dynamic", "long", "int", "bool", "
 
 SNAPSHOT_TIME = "SnapshotTime"
 """The field that every record of a snapshot has beside Defender's columns: when the snapshot was taken."""
+
+MAX_LAG: dict[TableKind, timedelta] = {"event": timedelta(hours=1), "snapshot": timedelta(hours=36)}
+"""How far behind a table may be before it counts as late. A tick comes every 15 minutes and leaves the last 10 to the
+next one; a snapshot is taken once a day."""
+
+_KEPT = timedelta(days=30)
+"""How long Defender keeps rows ("Advanced hunting quotas"): a table that is as late as this has lost some."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -60,6 +68,8 @@ class DefenderTable:
     streaming: str = "not documented"
     page: str = ""
     note: str | None = None
+    max_lag: timedelta | None = None
+    """How far behind the table may be; None for what `MAX_LAG` says of its kind."""
     _types: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +86,11 @@ class DefenderTable:
     def group(self) -> str:
         """The category as an identifier, for Dagster's asset groups."""
         return re.sub(r"[^a-z0-9]+", "_", self.category.lower())
+
+    @property
+    def allowed_lag(self) -> timedelta:
+        """How long ago the instant may be up to which the table is complete, before it counts as late."""
+        return MAX_LAG[self.kind] if self.max_lag is None else self.max_lag
 
     @property
     def dynamic_columns(self) -> tuple[str, ...]:
@@ -125,6 +140,11 @@ class DefenderTable:
             unknown = [name for name in names if name not in self._types]
             if unknown:
                 raise CatalogueError(f"table {self.name}: {label} names columns it does not have: {', '.join(unknown)}")
+        if self.max_lag is not None and not timedelta(0) < self.max_lag < _KEPT:
+            raise CatalogueError(
+                f"table {self.name}: max_lag {self.max_lag} is not between zero and the {_KEPT.days} days that Defender"
+                " keeps"
+            )
         overlap = set(self.identity) & set(self.mutable_columns)
         if overlap:
             raise CatalogueError(f"table {self.name}: mutable columns in the identity: {', '.join(sorted(overlap))}")

@@ -1,12 +1,14 @@
 """Reading the catalogue: the shipped `tables.json` and a user's file laid over it. Not here: what a record means."""
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from defender_adx_pipeline.catalogue.model import CatalogueError, Column, DefenderTable
 
@@ -26,11 +28,13 @@ _FIELDS = {
     "streaming",
     "page",
     "note",
+    "max_lag",
     "columns",
     "undocumented_columns",
 }
 _TUPLES = ("identity", "mutable_columns")
 _COLUMN_MAPS = ("columns", "undocumented_columns")
+_DURATION = TypeAdapter(timedelta)
 
 
 class UnknownTableError(KeyError):
@@ -119,10 +123,20 @@ def table_from_record(record: Mapping[str, Any]) -> DefenderTable:
         if not isinstance(columns, dict):
             raise CatalogueError(f"table {name}: {key} is a mapping from column name to type")
         values[key] = tuple(Column(column, kind) for column, kind in columns.items())
+    if values.get("max_lag") is not None:
+        values["max_lag"] = _duration(name, values["max_lag"])
     try:
         return DefenderTable(**values)
     except TypeError as error:
         raise CatalogueError(f"table {name}: {error}") from error
+
+
+def _duration(table: str, value: object) -> timedelta:
+    try:
+        # A number would be taken for seconds, which nothing in the file says.
+        return _DURATION.validate_strings(value if isinstance(value, str) and value.startswith("P") else "")
+    except ValidationError:
+        raise CatalogueError(f"table {table}: max_lag {value!r} is not an ISO 8601 duration such as PT1H") from None
 
 
 @cache

@@ -164,8 +164,8 @@ class Migration:
         table = configuration.table.name
         since = min(readable_since(now), max(configuration.watermark_instant, now - timedelta(days=365)))
         coverage = self.state.coverage(configuration, since)
+        covered = tally.complete_until = watermark.complete_until(configuration, coverage, now=now)
         if asked is None:
-            covered = watermark.complete_until(configuration, coverage, now=now)
             asked = tick_window(covered=covered, now=now, settle=options.settle, overlap=options.overlap, table=table)
         window = readable(asked, now=now, settle=options.settle, table=table)
         if window.start > asked.start:
@@ -231,6 +231,7 @@ class Migration:
         earliest = readable_since(now)
         since = max(configuration.watermark_instant, earliest) if configuration.loaded_before else earliest
         until = watermark.complete_until(configuration, self.state.coverage(configuration, earliest), now=now)
+        tally.complete_until = until
         reached = until or earliest
         if reached < plan.window.start:
             hole = Window(reached, plan.window.start)

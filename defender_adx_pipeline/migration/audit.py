@@ -106,7 +106,11 @@ class Tally:
     """Seconds."""
     seconds: float = 0.0
     watermark: str = ""
+    complete_until: datetime | None = None
+    """Up to where the table is complete, by what the attempt knew last; None where it is complete up to nowhere."""
     notes: list[str] = field(default_factory=list)
     """What somebody should know of an attempt that is no failure: a window that Defender no longer has in full, say."""
     rows_by_day: Mapping[str, int] = field(default_factory=dict)
     """Rows in ADX by UTC day, where the attempt counted them."""
+    error: BaseException | None = None
+    """What the attempt failed with."""

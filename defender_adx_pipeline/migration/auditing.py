@@ -62,6 +62,7 @@ class Auditor:
             yield
         except BaseException as error:
             self._add_usage(tally, started, before)
+            tally.error = error
             try:
                 self.write(source_table, "Failed", _failure(source_table, error, tally), tally)
             except AdxError as second:

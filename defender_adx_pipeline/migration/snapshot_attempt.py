@@ -167,6 +167,7 @@ class SnapshotTaker:
             Bytes=round(size * verdict.received),
             Reason=drift,
         )
+        tally.complete_until = plan.window.start
         taken_at = to_text(plan.window.start)
         if taken_at > plan.configuration.watermark:
             self._state.advance_watermark(plan.configuration, taken_at)

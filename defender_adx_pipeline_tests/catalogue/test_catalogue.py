@@ -1,6 +1,7 @@
 """The catalogue: 65 tables, validated on load, extended by a user's file."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_a_snapshot_table_without_a_key_is_read_by_row_number_where_a_file_says_
     assert {table.paging for table in load_catalogue().values()} == {"hash"}
 
 
+def test_a_table_may_lag_as_its_kind_allows_unless_a_file_says_otherwise(tmp_path: Path) -> None:
+    catalogue = load_catalogue(written(tmp_path, {"name": "AlertInfo", "max_lag": "PT6H"}))
+    assert {table.allowed_lag for table in load_catalogue().events()} == {timedelta(hours=1)}
+    assert {table.allowed_lag for table in load_catalogue().snapshots()} == {timedelta(hours=36)}
+    assert catalogue["AlertInfo"].allowed_lag == timedelta(hours=6)
+    assert load_catalogue()["AlertInfo"].max_lag is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -110,6 +119,10 @@ def test_a_snapshot_table_without_a_key_is_read_by_row_number_where_a_file_says_
         ({"colour": "red"}, "unknown fields colour"),
         ({"columns": ["Timestamp"]}, "mapping"),
         ({"paging": "row_number"}, "'row_number' is for snapshot tables"),
+        ({"max_lag": "1:00"}, "max_lag '1:00' is not an ISO 8601 duration such as PT1H"),
+        ({"max_lag": 3600}, "max_lag 3600 is not an ISO 8601 duration"),
+        ({"max_lag": "PT0S"}, "not between zero and the 30 days"),
+        ({"max_lag": "P30D"}, "not between zero and the 30 days"),
         ({"paging": "cursor", "kind": "snapshot"}, "neither 'hash' nor 'row_number'"),
     ],
 )
