@@ -11,7 +11,7 @@ import dagster as dg
 from defender_adx_pipeline.adx.kql import RECORDS
 from defender_adx_pipeline.adx.typed_docstrings import column_texts
 from defender_adx_pipeline.adx.typed_tables import typed_columns, typed_table_name
-from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
+from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column, DefenderTable
 from defender_adx_pipeline.defs.tables import raw_key, source_key, typed_key
 
 _EVENTS = (
@@ -48,14 +48,27 @@ def typed_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
 
 
 def typed_schema(table: DefenderTable) -> dg.TableSchema:
-    """The columns of the typed table as the catalogue has them, with what is known of each."""
+    """The columns of the typed table as the catalogue has them: what is known of each, and where it comes from.
+
+    The page shows the lineage of columns in Dagster+ alone, and these texts everywhere.
+    """
     said = column_texts(table)
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(name=column.name, type=column.type, description=said[column.name] or None)
+            dg.TableColumn(
+                name=column.name,
+                type=column.type,
+                description=f"{said[column.name]} {_comes_from(table, column)}".lstrip(),
+            )
             for column in typed_columns(table)
         ]
     )
+
+
+def _comes_from(table: DefenderTable, column: Column) -> str:
+    field = f"From {RECORDS}.{column.name} of adx/{table.raw_table}"
+    # The pipeline writes it; Defender has no such column.
+    return f"{field}." if column.name == SNAPSHOT_TIME else f"{field}, Defender's {table.name}.{column.name}."
 
 
 def column_lineage(table: DefenderTable) -> dg.TableColumnLineage:

@@ -304,7 +304,10 @@ def test_a_typed_asset_has_its_columns_with_what_is_said_of_them_and_where_each_
             source = [] if column == "SnapshotTime" else [(f"defender/{table.name}", column)]
             assert found == [(f"adx/{table.raw_table}", "Records"), *source]
     named = {one.name: one for one in specs["adx/DeviceLogonEvents"].metadata["dagster/column_schema"].columns}
-    assert named["AccountName"].description == "User name of the account."
+    assert named["AccountName"].description == (
+        "User name of the account. From Records.AccountName of adx/DeviceLogonEventsRaw, Defender's"
+        " DeviceLogonEvents.AccountName."
+    )
     shown = {key: spec.metadata["dagster/table_name"] for key, spec in specs.items()}
     assert shown["adx/ExposureGraphNodes"] == "defender.ExposureGraphNodesSnapshots"
     # Dagster takes two assets with one table name for the same table.
