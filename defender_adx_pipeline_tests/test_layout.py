@@ -10,6 +10,7 @@ from dagster._core.instance.config import PoolGranularity
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 import defender_adx_pipeline
+from defender_adx_pipeline.defs.requests import BACKFILL_TAG, HISTORY_TAG
 
 PACKAGE = "defender_adx_pipeline"
 ROOT = Path(defender_adx_pipeline.__file__).parent
@@ -137,6 +138,12 @@ def test_dagster_understands_the_instance_settings(tmp_path: Path) -> None:
     try:
         pools = instance.get_concurrency_config().pool_config
         assert (pools.pool_granularity, pools.default_pool_limit) == (PoolGranularity.OP, 1)
+        runs = instance.get_concurrency_config().run_queue_config
+        assert runs is not None
+        history = sum(limit["limit"] for limit in runs.tag_concurrency_limits)
+        # A tick and a snapshot find a place beside any history.
+        assert {limit["key"] for limit in runs.tag_concurrency_limits} == {BACKFILL_TAG, HISTORY_TAG}
+        assert runs.max_concurrent_runs >= history + 2
         assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
         assert instance.run_monitoring_enabled
         assert not instance.run_retries_retry_on_asset_or_op_failure

@@ -8,7 +8,8 @@ window of the service holds only calls that were counted here too, however long 
 calls when it admits them (pyrate-limiter's buckets, for one) breaks the limit when an earlier call was slow to arrive.
 
 How it is shared: whoever waits has a row in the file. A free place goes to the table that had the fewest calls in the
-shortest window, and within a table to whoever waits longest, so a table that floods shares with the others. A waiter
+shortest window, and within a table to whoever waits longest, so a table that floods shares with the others. Calls about
+history come after all others and leave them a fifth: a backfill does not keep a tick waiting for an hour. A waiter
 shows with every look that it is alive; one that was killed or stopped is passed over after 3 s, and cannot block.
 
 Sources: "Advanced hunting API" (45 calls per minute, 1,500 per hour and tenant).
@@ -42,20 +43,24 @@ CREATE TABLE IF NOT EXISTS calls (
 CREATE INDEX IF NOT EXISTS calls_settled ON calls (settled);
 CREATE TABLE IF NOT EXISTS waiters (
     id INTEGER PRIMARY KEY AUTOINCREMENT, weight INTEGER NOT NULL, asked_for TEXT NOT NULL, since REAL NOT NULL,
-    seen REAL NOT NULL
+    seen REAL NOT NULL, history INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS pause (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), until REAL NOT NULL);
 """
-_TABLE_COLUMN = "ALTER TABLE calls ADD COLUMN asked_for TEXT NOT NULL DEFAULT ''"  # files of earlier versions lack it
+_LATER_COLUMNS = {  # files of earlier versions lack them
+    ("calls", "asked_for"): "ALTER TABLE calls ADD COLUMN asked_for TEXT NOT NULL DEFAULT ''",
+    ("waiters", "history"): "ALTER TABLE waiters ADD COLUMN history INTEGER NOT NULL DEFAULT 0",
+}
 _RANKING = """
 SELECT waiters.id, waiters.weight FROM waiters LEFT JOIN (
     SELECT asked_for, sum(weight) AS had FROM calls WHERE settled IS NULL OR settled > ? GROUP BY asked_for
-) AS spent ON spent.asked_for = waiters.asked_for ORDER BY coalesce(had, 0), since, waiters.id
+) AS spent ON spent.asked_for = waiters.asked_for ORDER BY history, coalesce(had, 0), since, waiters.id
 """
 _LOST_AFTER = 300.0  # seconds: signing in and connecting take less, so the service has seen the call by then, or never
 _POLL = 0.05  # seconds between looks while only calls under way, or a waiter that is about to look, stand before us
 _LONGEST_NAP = 1.0  # seconds between two signs of life
 _GONE_AFTER = 3.0  # seconds without a sign of life
+_HISTORY_SHARE = 0.8  # of the quota, what calls about days before today's may spend: a tick finds the rest
 _VISIBLE_WAIT = 1.0  # seconds: shorter waits are not worth a line
 
 
@@ -95,6 +100,7 @@ class _Waiter:
     weight: int
     table: str
     since: float
+    is_history: bool = False
     ticket: int | None = None
 
     def sign(self, connection: sqlite3.Connection, now: float) -> None:
@@ -102,8 +108,8 @@ class _Waiter:
         signed = connection.execute("UPDATE waiters SET seen = ? WHERE id = ?", (now, self.ticket))
         if signed.rowcount == 0:
             cursor = connection.execute(
-                "INSERT INTO waiters (weight, asked_for, since, seen) VALUES (?, ?, ?, ?)",
-                (self.weight, self.table, self.since, now),
+                "INSERT INTO waiters (weight, asked_for, since, seen, history) VALUES (?, ?, ?, ?, ?)",
+                (self.weight, self.table, self.since, now, self.is_history),
             )
             self.ticket = cursor.lastrowid
 
@@ -137,8 +143,9 @@ class FileQuota:
         max_wait: seconds after which a waiting call gives up.
         tell: given one line about each wait and each pause that is worth it; the log by default.
         named: the quota in words, for these lines.
+        is_history: whether the calls are about days before today's: they come after all others that wait.
         lost_after: seconds after which a call without an answer is taken for one whose process died. Its place stays
-            taken until then, and for one window more: the service may have counted it.
+            taken for one window more: the service may have counted it.
         now: the time in seconds that all processes share.
     """
 
@@ -150,6 +157,7 @@ class FileQuota:
         max_wait: float = 4200.0,
         tell: Callable[[str], None] | None = None,
         named: str | None = None,
+        is_history: bool = False,
         lost_after: float = _LOST_AFTER,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -160,6 +168,7 @@ class FileQuota:
         self._max_wait = max_wait
         self._tell = tell or _LOG.info
         self._named = named or " and ".join(f"{limit.calls} in {limit.seconds:g} s" for limit in limits)
+        self._is_history = is_history
         self._lost_after = lost_after
         self._now = now
         self._lock = threading.Lock()
@@ -218,7 +227,7 @@ class FileQuota:
         if not 1 <= weight <= min(limit.calls for limit in self._limits):
             raise ValueError(f"no quota of {self._limits} ever has room for a call of weight {weight}")
         began, told = time.monotonic(), False
-        waiter = _Waiter(weight, table, self._now())
+        waiter = _Waiter(weight, table, self._now(), self._is_history)
         try:
             while True:
                 with self._transaction() as connection:
@@ -321,8 +330,9 @@ class FileQuota:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
-            if "asked_for" not in {row[1] for row in connection.execute("PRAGMA table_info (calls)")}:
-                connection.execute(_TABLE_COLUMN)
+            for (table, column), statement in _LATER_COLUMNS.items():
+                if column not in {row[1] for row in connection.execute(f"PRAGMA table_info ({table})")}:
+                    connection.execute(statement)
         self._connection, self._owner = connection, os.getpid()
         return connection
 
@@ -354,19 +364,21 @@ def _room_in(connection: sqlite3.Connection, limit: Limit, weight: int, now: flo
 
 
 def quota_from_settings(
-    settings: Settings, *, tell: Callable[[str], None] | None = None, max_wait: float | None = None
+    settings: Settings,
+    *,
+    tell: Callable[[str], None] | None = None,
+    max_wait: float | None = None,
+    is_history: bool = False,
 ) -> FileQuota:
     """The quota of these settings, less the reserve for analysts, on the quota clock.
 
     Processes with the same tenant share one file, also when none is configured.
 
-    Args:
-        settings: limits, reserve, file and clock.
-        tell: as `FileQuota`.
-        max_wait: as `FileQuota`; an hour of the quota clock and ten minutes when absent.
+    The arguments are those of `FileQuota`. Without `max_wait` it is an hour of the quota clock and ten minutes; calls
+    about history leave a part of both limits to those about today.
     """
     scale = settings.defender_quota_clock_scale
-    share = 1 - settings.defender_quota_reserve
+    share = (1 - settings.defender_quota_reserve) * (_HISTORY_SHARE if is_history else 1)
     minute, hour = settings.defender_calls_per_minute, settings.defender_calls_per_hour
     limits = (Limit(max(1, int(minute * share)), 60 / scale), Limit(max(1, int(hour * share)), 3600 / scale))
     return FileQuota(
@@ -374,7 +386,9 @@ def quota_from_settings(
         limits,
         max_wait=600 + 3600 / scale if max_wait is None else max_wait,
         tell=tell,
-        named=f"{minute} per minute and {hour} per hour, less {settings.defender_quota_reserve:.0%} for analysts",
+        named=f"{minute} per minute and {hour} per hour, less {1 - share:.0%} for "
+        + ("analysts and today's rows" if is_history else "analysts"),
+        is_history=is_history,
         # A clock that runs faster is the local tenant's, which no call takes long to reach.
         lost_after=max(_LOST_AFTER / scale, 30.0),
     )

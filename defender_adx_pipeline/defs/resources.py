@@ -13,6 +13,7 @@ from defender_adx_pipeline.catalogue import Catalogue, load_catalogue
 from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.defender.quota import quota_from_settings
 from defender_adx_pipeline.defender.retrying import RetryPolicy
+from defender_adx_pipeline.defs.requests import is_history
 from defender_adx_pipeline.migration.attempt import Migration
 from defender_adx_pipeline.migration.auditing import AuditCallback
 from defender_adx_pipeline.migration.connections import adx_client
@@ -28,6 +29,11 @@ class DefenderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Advanced Hunting of one tenant (`DEFENDER_API`: Graph unless said otherwise)."""
 
     _client: HuntingClient | None = PrivateAttr(default=None)
+    _is_history: bool = PrivateAttr(default=False)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Note whether the run is about days before today's, whose calls come after all others."""
+        self._is_history = context.run is not None and is_history(context.run.tags)
 
     @property
     def client(self) -> HuntingClient:
@@ -38,7 +44,9 @@ class DefenderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         if self._client is None:
             # Waits for the quota stand in the log of the step, or a run that waits looks like one that hangs.
-            self._client = HuntingClient.from_settings(load_settings(), tell=dg.get_dagster_logger().info)
+            settings, tell = load_settings(), dg.get_dagster_logger().info
+            quota = quota_from_settings(settings, tell=tell, is_history=self._is_history)
+            self._client = HuntingClient.from_settings(settings, quota=quota)
         return self._client
 
     def impatient_client(self) -> HuntingClient:

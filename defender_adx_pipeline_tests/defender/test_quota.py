@@ -196,7 +196,7 @@ def test_a_killed_process_frees_its_place_in_the_end(tmp_path: Path) -> None:
 def waiting(quota: FileQuota, clock: Clock, order: list[str], *names: str) -> Iterator[None]:
     """A thread per name that waits for one call; the table is the name without its number. All are in line in order."""
     threads = []
-    for count, name in enumerate(names, 1):
+    for count, name in enumerate(names, len(waiters(quota.file)) + 1):
         clock.now += 0.001
         table = name.rstrip("0123456789")
 
@@ -276,6 +276,35 @@ def test_a_waiter_that_was_taken_for_dead_gets_its_turn_back(tmp_path: Path) -> 
     quota.close()
 
 
+def test_calls_about_history_come_after_all_others_however_long_they_wait(tmp_path: Path) -> None:
+    clock, order = Clock(), list[str]()
+    quota = FileQuota(tmp_path / "q.sqlite", (Limit(1, 0.2),), now=clock)
+    history = FileQuota(tmp_path / "q.sqlite", (Limit(1, 0.2),), now=clock, is_history=True)
+    take(quota, 1, "Today")
+    with waiting(history, clock, order, "Past1"), waiting(quota, clock, order, "Today1", "Today2"):
+        for served in (1, 2, 3):
+            clock.now += 0.21
+            until(lambda served=served: len(order) == served)
+    assert order == ["Today1", "Today2", "Past1"]
+    quota.close()
+    history.close()
+
+
+def test_calls_about_history_leave_a_part_of_the_quota_and_stand_in_nobodys_way(tmp_path: Path) -> None:
+    store, order = tmp_path / "q.sqlite", list[str]()
+    settings = Settings(defender_calls_per_minute=10, defender_quota_reserve=0, defender_quota_store=store)
+    history, quota = (quota_from_settings(settings, is_history=past, max_wait=5) for past in (True, False))
+    take(history, 8, "Past")
+    with waiting(history, Clock(), order, "Past1"):
+        take(quota, 2, "Today")
+        assert order == []
+        quota.close()
+        with closing(sqlite3.connect(store)) as connection, connection:
+            connection.execute("DELETE FROM calls")
+    assert order == ["Past1"]
+    history.close()
+
+
 def test_a_file_of_an_earlier_version_keeps_its_count(tmp_path: Path) -> None:
     store, clock = tmp_path / "q.sqlite", Clock()
     with closing(sqlite3.connect(store)) as connection, connection:
@@ -283,6 +312,10 @@ def test_a_file_of_an_earlier_version_keeps_its_count(tmp_path: Path) -> None:
             "CREATE TABLE calls (id INTEGER PRIMARY KEY, weight INTEGER NOT NULL, admitted REAL NOT NULL, settled REAL)"
         )
         connection.execute("INSERT INTO calls VALUES (1, 1, ?, ?)", (clock.now, clock.now))
+        connection.execute(
+            "CREATE TABLE waiters (id INTEGER PRIMARY KEY AUTOINCREMENT, weight INTEGER NOT NULL,"
+            " asked_for TEXT NOT NULL, since REAL NOT NULL, seen REAL NOT NULL)"
+        )
     quota = FileQuota(store, (Limit(2, 60),), max_wait=0.1, now=clock)
     take(quota, 1)
     with pytest.raises(QuotaExhaustedError), quota.call():
