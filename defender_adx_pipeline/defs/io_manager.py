@@ -1,23 +1,28 @@
 """The IO manager: loads an extraction into ADX, and gives the rows of a partition to a downstream asset.
 
-Here: Dagster's side of it. Not here: loading (`migration`), and what a data frame of records looks like (`frames`).
+Here: Dagster's side of it. Not here: loading (`migration`), and what a downstream asset gets (`inputs`).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from defender_adx_pipeline.defs.frames import FrameType, read_frame
-from defender_adx_pipeline.defs.partitions import whole_days, window_of
+from defender_adx_pipeline.defs.handles import KqlHandle
+from defender_adx_pipeline.defs.inputs import load_rows
+from defender_adx_pipeline.defs.partitions import whole_days
 from defender_adx_pipeline.defs.reporting import numbers, observation, rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.loading import Progress
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
 
 class AdxIOManager(dg.ConfigurableIOManager):
-    """Loads what raw assets return, and reads their partitions back as a pandas DataFrame or an Arrow table."""
+    """Loads what raw assets return, and gives the rows of partitions to downstream assets, as `downstream` tells."""
 
     adx: dg.ResourceDependency[AdxResource]
 
@@ -59,16 +64,13 @@ class AdxIOManager(dg.ConfigurableIOManager):
             context.log.warning("%s: %s", plan.table, note)
         self._report(context, obj, tally, keys)
 
-    def load_input(self, context: dg.InputContext) -> Any:
-        """The rows of the partitions that the downstream asset asks for.
+    def load_input(self, context: dg.InputContext) -> "KqlHandle | pd.DataFrame | pa.Table":
+        """The rows of the partitions that the downstream asset asks for, as what its parameter is annotated with.
 
         Raises:
-            TypeError: the asset's parameter is neither a pandas DataFrame nor an Arrow table.
+            As `inputs.load_rows`.
         """
-        wanted = FrameType.of(context.dagster_type.typing_type, context.asset_key.to_user_string())
-        name = context.asset_key.path[-1]
-        window = window_of(context.asset_partitions_time_window)
-        return read_frame(self.adx, name.removesuffix("Raw"), window, wanted, typed=not name.endswith("Raw"))
+        return load_rows(context, self.adx)
 
     def _report(self, context: dg.OutputContext, extraction: Extraction, tally: Tally, keys: list[str]) -> None:
         settings, configuration = self.adx.settings, extraction.plan.configuration

@@ -6,7 +6,7 @@ than an answer. Not here: data frames (`defs.frames`).
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -25,22 +25,25 @@ _MOST_BUCKETS = 2**12
 """Of one microsecond: 4,096 answers of 64 MB."""
 
 
-def records(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[dict[str, Any]]:
+def records(
+    adx: AdxClient, table: str, time_column: str, window: Window, *, ingested_since: datetime | None = None
+) -> Iterator[dict[str, Any]]:
     """Every record of the window, in no particular order.
+
+    With `ingested_since`, of the rows alone that were ingested since then or have no ingestion time: without it, ADX
+    reads the JSON of the whole table, once for each part of the window.
 
     Raises:
         PartialResultError: one microsecond holds more than thousands of answers of ADX.
         AdxError: ADX could not be asked.
     """
-    for part in _parts(adx, table, time_column, window):
-        yield from records_of_part(adx, table, time_column, part)
+    for part in _parts(adx, table, time_column, window, ingested_since):
+        yield from records_of_part(adx, table, time_column, part, ingested_since=ingested_since)
 
 
-def _parts(adx: AdxClient, table: str, time_column: str, window: Window) -> Iterator[Window]:
-    counted = {
-        parse_instant(row["Bin"]): int(row["Rows"])
-        for row in adx.query(kql.time_counts(table, time_column, window.start, window.end, _GRAIN))
-    }
+def _parts(adx: AdxClient, table: str, time_column: str, window: Window, since: datetime | None) -> Iterator[Window]:
+    counts = kql.time_counts(table, time_column, window.start, window.end, _GRAIN, ingested_since=since)
+    counted = {parse_instant(row["Bin"]): int(row["Rows"]) for row in adx.query(counts)}
     start, rows, end = None, 0, window.start
     for part in window.bins(_GRAIN):
         count = counted.get(bin_floor(part.start, _GRAIN), 0)
@@ -55,14 +58,22 @@ def _parts(adx: AdxClient, table: str, time_column: str, window: Window) -> Iter
 
 
 def records_of_part(
-    adx: AdxClient, table: str, time_column: str, window: Window, bucket: Bucket | None = None
+    adx: AdxClient,
+    table: str,
+    time_column: str,
+    window: Window,
+    bucket: Bucket | None = None,
+    *,
+    ingested_since: datetime | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Every record of a window that should fit into one answer, in halves where it does not.
 
     Raises:
         As `records`.
     """
-    query = kql.records_in_window(table, time_column, window.start, window.end, bucket=bucket)
+    query = kql.records_in_window(
+        table, time_column, window.start, window.end, ingested_since=ingested_since, bucket=bucket
+    )
     try:
         # Taken whole before any is given on: an answer that turns out partial is read again in halves.
         rows = [row["Record"] for row in adx.query(query)]
@@ -71,7 +82,7 @@ def records_of_part(
         if not parts:
             raise
         for half, part in parts:
-            yield from records_of_part(adx, table, time_column, half, part)
+            yield from records_of_part(adx, table, time_column, half, part, ingested_since=ingested_since)
         return
     for text in rows:
         yield orjson.loads(text)
