@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from defender_adx_pipeline.defender.errors import HuntingError
+from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline.migration.agenda import due_since
 from defender_adx_pipeline.migration.probe import Due, Probed, probe
 from defender_adx_pipeline.migration.windows import Window
@@ -117,3 +118,20 @@ def test_a_probe_that_is_refused_records_nothing(world: World) -> None:
     with pytest.raises(HuntingError):
         probed(world, LOGONS)
     assert windows(world) == before
+
+
+def test_one_question_about_all_tables_has_the_answers_of_a_question_about_each(world: World) -> None:
+    for table in (LOGONS, FILES):
+        loaded(world, table)
+    state = world.migration().state
+    since = world.now - timedelta(days=30)
+    # Somebody sets one back: what was recorded before no longer counts for it, and still does for the others.
+    back = to_text(world.now - timedelta(days=3))
+    world.configure(FILES, LastRefreshedTime=back, LastRefreshedTimeInString=back)
+    items = [state.configuration(table) for table in (LOGONS, FILES, ALERTS)]
+    together = state.coverage_of(items, since)
+    assert {item: set(windows) for item, windows in together.items()} == {
+        item: set(state.coverage(item, since)) for item in items
+    }
+    assert [bool(together[item]) for item in items] == [True, False, False]
+    assert state.coverage_of([], since) == {}
