@@ -10,14 +10,24 @@ import dagster as dg
 
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defs.abandoned import end_with_run, sign_run
-from defender_adx_pipeline.defs.drop_guard import NAME as DROP_CHECK
-from defender_adx_pipeline.defs.drop_guard import drop_check_spec, drop_result, skipped_result
+from defender_adx_pipeline.defs.checks import (
+    COMPLETENESS,
+    DEAD_LETTERS,
+    ROW_COUNT_DROP,
+    WATERMARK_LAG,
+    raw_check_specs,
+    typed_check_specs,
+)
+from defender_adx_pipeline.defs.drop_guard import drop_result, skipped_result
+from defender_adx_pipeline.defs.failing import Attempt, dead_letter_verdict
 from defender_adx_pipeline.defs.partitions import daily, window_of
-from defender_adx_pipeline.defs.reporting import observation
+from defender_adx_pipeline.defs.raw_results import complete, late
+from defender_adx_pipeline.defs.reporting import RAW_SCHEMA
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import known_database, known_tables, raw_key, source_key
 from defender_adx_pipeline.defs.typed import typed_spec
-from defender_adx_pipeline.defs.typed_results import TypedEvent, TypedRun, typed_check_specs
+from defender_adx_pipeline.defs.typed_results import TypedEvent, TypedRun
+from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.attempt import Asked
 from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
@@ -78,7 +88,7 @@ def raw_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
         skippable=True,
         description=(_SNAPSHOT if table.kind == "snapshot" else _EVENTS).format(name=table.name),
         metadata={
-            "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(name="Records", type="dynamic")]),
+            "dagster/column_schema": RAW_SCHEMA,
             "dagster/table_name": f"{database}.{table.raw_table}",
         },
     ).with_io_manager_key("adx_io_manager")
@@ -87,13 +97,12 @@ def raw_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
 def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
     """The raw and the typed rows of a table: one step, since one load fills both."""
     raw, typed = raw_spec(table=table, database=database), typed_spec(table=table, database=database)
-    drop = [drop_check_spec(raw.key)] if table.kind == "snapshot" else []
 
     @dg.multi_asset(
         # What `unaudited` knows the step of a table by.
         name=raw.key.to_python_identifier(),
         specs=[spec.replace_attributes(kinds={"azure", "kusto"}, owners=OWNERS) for spec in (raw, typed)],
-        check_specs=[*drop, *typed_check_specs(table)],
+        check_specs=[*raw_check_specs(table), *typed_check_specs(table)],
         can_subset=True,
         group_name=table.group,
         partitions_def=daily,
@@ -105,35 +114,34 @@ def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
     ) -> Iterator[dg.Output[Extraction] | TypedEvent]:
         end_with_run()
         sign_run(context.instance, context.run)
-        extraction = None
-        if raw.key in context.selected_asset_keys:
-            extraction = extract(context, table, defender, adx)
-            if extraction is not None:
-                # Loaded by the IO manager before this goes on.
-                yield dg.Output(extraction, output_name=raw.key.to_python_identifier())
-            if dg.AssetCheckKey(raw.key, DROP_CHECK) in context.selected_asset_check_keys:
-                yield _drop_result(table, extraction, adx)
-            if extraction is None:
-                return
-        yield from TypedRun(context, table, defender, adx, extraction).events()
+        attempt = Attempt(context, table, adx, list(context.partition_keys), context.run.run_id)
+        loading = raw.key in context.selected_asset_keys
+        with attempt.readable():
+            extraction = extract(context, table, defender, adx, attempt) if loading else None
+        if extraction is not None:
+            # Loaded by the IO manager before this goes on.
+            yield dg.Output(extraction, output_name=raw.key.to_python_identifier())
+        with attempt.readable(loading=False):
+            if loading:
+                yield from raw_results(context, table, extraction, adx)
+            if extraction is not None or not loading:
+                yield from TypedRun(context, table, defender, adx, extraction).events()
 
     return load
 
 
 def extract(
-    context: dg.AssetExecutionContext, table: DefenderTable, defender: DefenderResource, adx: AdxResource
+    context: dg.AssetExecutionContext, table: DefenderTable, defender: DefenderResource, adx: AdxResource, told: Attempt
 ) -> Extraction | None:
     """What a run is to load of a table; None when the table is switched off."""
-    keys = list(context.partition_keys)
     asked = Asked(
         source_table=table.name,
-        run=RunIdentity(context.run.run_id, keys[0] if len(keys) == 1 else f"{keys[0]}...{keys[-1]}"),
+        run=RunIdentity(context.run.run_id, told.partitions),
         window=None if context.run.tags.get(SCOPE_TAG) == TICK else window_of(context.partition_time_window),
     )
 
     def observe(row: AuditRow, tally: Tally) -> None:
-        partition = keys[0] if len(keys) == 1 else None
-        context.log_event(observation(raw_key(table), row, tally, partition))
+        told.observe(row, tally)
         if row.status == "Skipped":
             context.log.warning("%s is skipped: %s", row.table_name, row.failure_reason)
 
@@ -141,10 +149,27 @@ def extract(
     return adx.migration(defender.client, observe, name).extract(asked)
 
 
-def _drop_result(table: DefenderTable, extraction: Extraction | None, adx: AdxResource) -> dg.AssetCheckResult:
+def raw_results(
+    context: dg.AssetExecutionContext, table: DefenderTable, extraction: Extraction | None, adx: AdxResource
+) -> Iterator[dg.AssetCheckResult]:
+    """The results of the raw asset's checks after a load that succeeded, as far as the run was asked for them.
+
+    Of a table that is switched off there is one for the check that Dagster would show as due; the others are skipped.
+    """
+    wanted = {key.name for key in context.selected_asset_check_keys if key.asset_key == raw_key(table)}
     if extraction is None:
-        return skipped_result(raw_key(table))
-    return drop_result(raw_key(table), table.name, extraction.tally, adx.migration_state())
+        if ROW_COUNT_DROP in wanted:
+            yield skipped_result(raw_key(table))
+        return
+    tally = extraction.tally
+    if COMPLETENESS in wanted:
+        yield complete(table, tally).result()
+    if WATERMARK_LAG in wanted:
+        yield late(table, tally.complete_until, now=utc_now()).result()
+    if DEAD_LETTERS in wanted:
+        yield dead_letter_verdict(table, adx).result()
+    if ROW_COUNT_DROP in wanted:
+        yield drop_result(raw_key(table), table.name, tally, adx.migration_state())
 
 
 @dg.definitions

@@ -10,31 +10,13 @@ from typing import Any
 
 import dagster as dg
 
-from defender_adx_pipeline.defs.partitions import daily
+from defender_adx_pipeline.defs.checks import LARGEST_FALL, ROW_COUNT_DROP
 from defender_adx_pipeline.instants import parse_instant, to_text
 from defender_adx_pipeline.migration.audit import Tally
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.migration.windows import bin_floor
 
-NAME = "row_count_drop"
-
-LARGEST_FALL = 0.8
-"""Part of the rows that may be gone since the snapshot before."""
-
 _DAY = timedelta(days=1)
-
-
-def drop_check_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
-    """The check, for a raw asset of a snapshot table."""
-    return dg.AssetCheckSpec(
-        NAME,
-        asset=asset,
-        partitions_def=daily,
-        description=(
-            f"Fails when the table fell to zero rows, or by more than {LARGEST_FALL:.0%}, against the snapshot of the"
-            " day before it. The snapshot is published all the same."
-        ),
-    )
 
 
 def drop_result(asset: dg.AssetKey, source_table: str, tally: Tally, state: StateStore) -> dg.AssetCheckResult:
@@ -55,7 +37,7 @@ def skipped_result(asset: dg.AssetKey) -> dg.AssetCheckResult:
     """The result of an attempt that left the table alone."""
     return dg.AssetCheckResult(
         asset_key=asset,
-        check_name=NAME,
+        check_name=ROW_COUNT_DROP,
         passed=True,
         description="IsActive is false, so no snapshot was taken and nothing was compared.",
     )
@@ -67,7 +49,9 @@ def _result(
     metadata: dict[str, Any] = {"rows": rows, "snapshot_time": to_text(taken_at)}
     if before is None:
         said = f"{rows} rows; there is no snapshot before this one to compare it with."
-        return dg.AssetCheckResult(asset_key=asset, check_name=NAME, passed=True, metadata=metadata, description=said)
+        return dg.AssetCheckResult(
+            asset_key=asset, check_name=ROW_COUNT_DROP, passed=True, metadata=metadata, description=said
+        )
     earlier, moment = int(before["QueryableRows"] or 0), parse_instant(str(before["WindowStart"]))
     gone = (earlier - rows) / earlier if earlier else 0.0
     metadata |= {
@@ -83,7 +67,9 @@ def _result(
             " A table that lost its licence, its devices' onboarding or the app's permission looks like this. The"
             f" snapshot is published; {_the_one_before(table, taken_at, moment)}"
         )
-    return dg.AssetCheckResult(asset_key=asset, check_name=NAME, passed=passed, metadata=metadata, description=said)
+    return dg.AssetCheckResult(
+        asset_key=asset, check_name=ROW_COUNT_DROP, passed=passed, metadata=metadata, description=said
+    )
 
 
 def _the_one_before(table: str, taken_at: datetime, before: datetime) -> str:

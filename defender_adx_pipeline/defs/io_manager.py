@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from defender_adx_pipeline.defs.failing import Attempt
 from defender_adx_pipeline.defs.handles import KqlHandle
 from defender_adx_pipeline.defs.inputs import load_rows
 from defender_adx_pipeline.defs.partitions import whole_days
-from defender_adx_pipeline.defs.reporting import numbers, observation, rows_query, web_ui_link
+from defender_adx_pipeline.defs.reporting import RAW_SCHEMA, numbers, rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource
-from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
+from defender_adx_pipeline.migration.audit import Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.loading import Progress
 
@@ -30,19 +31,27 @@ class AdxIOManager(dg.ConfigurableIOManager):
         """Read the planned slices, load them, confirm them, and record the result.
 
         Raises:
-            MigrationError, HuntingError, AdxError: what is missing; the audit row and the observation say it, too.
+            dagster.Failure: what is missing, with the report; the audit row, the observation and the check say it, too.
         """
         if not isinstance(obj, Extraction):
             raise dg.DagsterInvariantViolationError(
                 f"{context.asset_key.to_user_string()}: AdxIOManager takes an Extraction, as"
                 f" `migration.Migration.extract` makes it, not a {type(obj).__name__}"
             )
-        keys = list(context.asset_partition_keys)
+        keys, step = list(context.asset_partition_keys), context.step_context
+        attempt = Attempt(context, obj.plan.configuration.table, self.adx, keys, step.run_id)
+        with attempt.readable():
+            self._load(context, obj, attempt)
 
-        def observe(row: AuditRow, tally: Tally) -> None:
-            partition = keys[0] if len(keys) == 1 else None
-            context.log_event(observation(context.asset_key, row, tally, partition))
+    def load_input(self, context: dg.InputContext) -> "KqlHandle | pd.DataFrame | pa.Table":
+        """The rows of the partitions that the downstream asset asks for, as what its parameter is annotated with.
 
+        Raises:
+            As `inputs.load_rows`.
+        """
+        return load_rows(context, self.adx)
+
+    def _load(self, context: dg.OutputContext, obj: Extraction, attempt: Attempt) -> None:
         def tell(progress: Progress) -> None:
             context.log.debug(
                 "%s: %s %d rows, %d slices", progress.table, progress.event, progress.rows, progress.slices
@@ -57,20 +66,11 @@ class AdxIOManager(dg.ConfigurableIOManager):
             len(plan.slices),
             len(plan.resumed),
         )
-        step = context.step_context
-        name = audit_id(step.run_id, plan.table, step.previous_attempt_count + 1)
-        tally = self.adx.migration(obj.client, observe, name).load(obj, tell)
+        name = audit_id(attempt.run_id, plan.table, context.step_context.previous_attempt_count + 1)
+        tally = self.adx.migration(obj.client, attempt.observe, name).load(obj, tell)
         for note in tally.notes:
             context.log.warning("%s: %s", plan.table, note)
-        self._report(context, obj, tally, keys)
-
-    def load_input(self, context: dg.InputContext) -> "KqlHandle | pd.DataFrame | pa.Table":
-        """The rows of the partitions that the downstream asset asks for, as what its parameter is annotated with.
-
-        Raises:
-            As `inputs.load_rows`.
-        """
-        return load_rows(context, self.adx)
+        self._report(context, obj, tally, list(attempt.keys))
 
     def _report(self, context: dg.OutputContext, extraction: Extraction, tally: Tally, keys: list[str]) -> None:
         settings, configuration = self.adx.settings, extraction.plan.configuration
@@ -87,3 +87,6 @@ class AdxIOManager(dg.ConfigurableIOManager):
         for key in counted:
             rows = {"dagster/partition_row_count": dg.MetadataValue.int(tally.rows_by_day.get(key, 0))}
             context.step_context.add_asset_metadata(rows, context.asset_key, key)
+        # On one partition of the run alone, or a run over thirty days would repeat it as often in the event log.
+        schema = {"dagster/column_schema": RAW_SCHEMA}
+        context.step_context.add_asset_metadata(schema, context.asset_key, keys[-1])

@@ -9,8 +9,11 @@ from urllib.parse import quote, urlsplit
 
 import dagster as dg
 
+from defender_adx_pipeline.adx.kql import RECORDS
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, DefenderTable
+from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
+from defender_adx_pipeline.migration.health import lag_of
 from defender_adx_pipeline.migration.plan import Plan
 from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline.settings import is_loopback
@@ -18,6 +21,11 @@ from defender_adx_pipeline.settings import is_loopback
 EventContext = dg.AssetExecutionContext | dg.OutputContext
 
 AuditMetadata = Mapping[str, dg.MetadataValue]
+
+RAW_SCHEMA = dg.TableSchema(
+    columns=[dg.TableColumn(RECORDS, "dynamic", "One record of Defender, whole, under Defender's column names.")]
+)
+"""The one column of every raw table."""
 
 
 def observation(asset_key: dg.AssetKey, row: AuditRow, tally: Tally, partition: str | None) -> dg.AssetObservation:
@@ -51,8 +59,11 @@ def audited(seen: dg.AssetObservation) -> AuditRow:
 
 
 def numbers(tally: Tally) -> dict[str, dg.MetadataValue]:
-    """The numbers of an attempt under the names that the UI plots."""
+    """The numbers of an attempt under the names that the UI plots: a name that changes begins a new plot."""
     window = str(tally.window) if tally.window else "none"
+    behind = lag_of(tally.complete_until, utc_now())
+    per_row = {} if not tally.received_rows else {"bytes_per_row": tally.bytes / tally.received_rows}
+    lag = {} if behind is None else {"lag_seconds": behind.total_seconds()}
     return {
         "rows_loaded": dg.MetadataValue.int(tally.loaded_rows),
         "rows_expected": dg.MetadataValue.int(tally.expected_rows),
@@ -65,6 +76,7 @@ def numbers(tally: Tally) -> dict[str, dg.MetadataValue]:
         "calls_repeated": dg.MetadataValue.int(tally.retries),
         "seconds": dg.MetadataValue.float(round(tally.seconds, 3)),
         "quota_wait_seconds": dg.MetadataValue.float(round(tally.quota_wait, 3)),
+        **{name: dg.MetadataValue.float(round(value, 1)) for name, value in {**per_row, **lag}.items()},
         "window": dg.MetadataValue.text(window),
         "watermark": dg.MetadataValue.text(tally.watermark),
         **({"notes": dg.MetadataValue.text("; ".join(tally.notes))} if tally.notes else {}),

@@ -1,7 +1,7 @@
 """What a run says of a typed table: its materialization, and the checks `same_rows_as_raw` and `schema_drift`.
 
-Nothing is loaded here: the rows came with those of the raw table, through the update policy. Not here: the spec
-(`typed`), the counts (`typed_counts`), what drift is (`migration.drift`), and values that do not fit (`values_fit`).
+Nothing is loaded here: the rows came with those of the raw table, through the update policy. Not here: specs (`typed`,
+`checks`), the counts (`typed_counts`), what drift is (`migration.drift`), and values that do not fit (`values_fit`).
 
 A load does not depend on any of it: what cannot be found out is a failed check with its reason, and no failed run.
 """
@@ -17,6 +17,7 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.typed_tables import typed_table_name
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defender.errors import HuntingError
+from defender_adx_pipeline.defs.checks import SAME_ROWS, SCHEMA_DRIFT
 from defender_adx_pipeline.defs.partitions import whole_days, window_of
 from defender_adx_pipeline.defs.reporting import typed_rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
@@ -29,39 +30,10 @@ from defender_adx_pipeline.migration.errors import SnapshotNotPublishedError
 from defender_adx_pipeline.migration.extraction import Extraction
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 
-SAME_ROWS = "same_rows_as_raw"
-SCHEMA_DRIFT = "schema_drift"
-
 TypedEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
 
 _DAY = timedelta(days=1)
 _SHOWN = 5
-
-
-def typed_check_specs(table: DefenderTable) -> list[dg.AssetCheckSpec]:
-    """The checks that come with a run of the typed asset."""
-    return [
-        dg.AssetCheckSpec(
-            # Without partitions: Dagster gives the result of a run over several days to none of them.
-            SAME_ROWS,
-            asset=typed_key(table),
-            description=(
-                f"Fails when {typed_table_name(table)} and {table.raw_table} do not have the same rows of the window"
-                " that the run looked at. Rows from before the update policy are in the raw table alone: `defender-adx"
-                f" schema backfill {table.name}` expands them. Without the typed table it warns: run `defender-adx"
-                " bootstrap`."
-            ),
-        ),
-        dg.AssetCheckSpec(
-            SCHEMA_DRIFT,
-            asset=typed_key(table),
-            description=(
-                f"Warns when {table.name} has other columns in the tenant than the typed table in ADX. No row is lost,"
-                f" since the raw records have every field: `defender-adx schema diff {table.name}` shows the"
-                f" differences, `defender-adx schema apply {table.name}` mends them."
-            ),
-        ),
-    ]
 
 
 @dataclass(frozen=True, slots=True)

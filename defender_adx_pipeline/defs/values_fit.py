@@ -9,7 +9,7 @@ whatever job or page asks for it: on the typed asset it would be part of every l
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import dagster as dg
 
@@ -17,31 +17,12 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.typed_checks import ROWS, count_names, unfit_counts, unfit_records
 from defender_adx_pipeline.adx.typed_schema import existing_columns
 from defender_adx_pipeline.catalogue import Column, DefenderTable
+from defender_adx_pipeline.defs.checks import LOOKS_BACK, VALUES_FIT, values_fit_spec
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.defs.tables import known_tables, source_key
 from defender_adx_pipeline.instants import to_text, utc_now
 
-VALUES_FIT = "values_fit"
-
-LOOKS_BACK = timedelta(hours=25)
-"""Of rows ingested since then; an hour more than between two runs, so that a late one leaves nothing out."""
-
 _KEYS = {source_key(table): table for table in known_tables().values()}
-
-
-def values_fit_spec(table: DefenderTable) -> dg.AssetCheckSpec:
-    """The check of one table."""
-    return dg.AssetCheckSpec(
-        VALUES_FIT,
-        asset=source_key(table),
-        description=(
-            f"Warns when records that came within the last {LOOKS_BACK.total_seconds() / 3600:.0f} hours have values"
-            f" that do not fit their column of {table.name}: null in the typed table, whole in {table.raw_table}. The"
-            " result has their number for each column and a query that shows them. Where the type of a column changed"
-            f" in Defender, `defender-adx schema diff {table.name}` says so, and `defender-adx schema apply"
-            f" {table.name}` gives the new values a column."
-        ),
-    )
 
 
 @dg.multi_asset_check(name=VALUES_FIT, specs=[values_fit_spec(table) for table in _KEYS.values()], can_subset=True)

@@ -11,7 +11,7 @@ import pytest
 
 from defender_adx_pipeline.catalogue import Column
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, TICK
-from defender_adx_pipeline.defs.typed_results import SAME_ROWS, SCHEMA_DRIFT
+from defender_adx_pipeline.defs.checks import SAME_ROWS, SCHEMA_DRIFT
 from defender_adx_pipeline.instants import sort_key, utc_now
 from defender_adx_pipeline.local.data import add_state
 from defender_adx_pipeline.local.source_schema import add_column

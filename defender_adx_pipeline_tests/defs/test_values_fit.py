@@ -8,8 +8,9 @@ import dagster as dg
 import pytest
 
 from defender_adx_pipeline.catalogue import load_catalogue
+from defender_adx_pipeline.defs.checks import LOOKS_BACK, VALUES_FIT
 from defender_adx_pipeline.defs.jobs import defs as resource_defs
-from defender_adx_pipeline.defs.values_fit import LOOKS_BACK, VALUES_FIT, typed_values_daily, values_fit
+from defender_adx_pipeline.defs.values_fit import typed_values_daily, values_fit
 from defender_adx_pipeline.instants import parse_instant, to_text, utc_now
 from defender_adx_pipeline.local.source_schema import retype_column
 from defender_adx_pipeline.migration.drift import apply_drift, read_drift
