@@ -50,7 +50,7 @@ def test_a_generated_script_is_what_the_catalogue_says(name: str) -> None:
     assert committed == GENERATED[name](tuple(CATALOGUE.values())), "run `make generated`"
 
 
-@pytest.mark.parametrize("path", sorted(kql_folder().glob("*.kql")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(kql_folder().rglob("*.kql")), ids=lambda path: path.name)
 def test_a_script_opens_by_saying_what_it_does_and_who_runs_it(path: Any) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith(f"// {path.name[:2]} ")
@@ -126,7 +126,7 @@ def test_only_the_roles_script_grants_and_it_names_the_three_roles_that_the_pipe
 NOON = datetime(2026, 8, 1, 12, tzinfo=UTC)
 STATES = ("Planned", "Queued", "Failed", "Confirmed", "Published")
 LEDGER = re.findall(r"^    (\w+): (\w+)", statement(".create-merge table MigrationLedger ").text, re.MULTILINE)
-DUCK = {"string": "VARCHAR", "datetime": "TIMESTAMP", "int": "INTEGER", "long": "BIGINT"}
+DUCK = {"string": "VARCHAR", "datetime": "TIMESTAMP", "int": "INTEGER", "long": "BIGINT", "real": "DOUBLE"}
 
 Row = tuple[str, str, int | None, datetime]
 

@@ -6,6 +6,7 @@ written by hand in `kql/`), the functions of one snapshot table (`snapshot_views
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from itertools import groupby
 
 import orjson
@@ -77,6 +78,22 @@ _SNAPSHOT_VIEWS = f"""\
 // A table whose configuration row names another DestinationTable needs functions of its own, with that name in them.
 """
 
+_MONITORED = f"""\
+// 60 Monitoring: the configured tables, with what the catalogue says of each. 61 to 64 are over these.
+// Run by: Database User; Function Admin of the functions that exist already.
+{_GENERATED}
+"""
+
+_MONITORED_BODY = """\
+    VwLatestMigrationConfiguration
+    | join kind=leftouter Known on SourceTable
+    | extend IsLoaded = LastRefreshedTime > datetime(1900-01-01)
+    | project SourceTable, DestinationTable, IsActive, Kind, AllowedMinutes,
+        Watermark = iff(IsLoaded, LastRefreshedTime, datetime(null)),
+        // What lies before a watermark was confirmed when it was written; a first full load begins anew.
+        IsTrusted = IsLoaded and LoadType !~ "Full"
+"""
+
 _ROWS = f"""\
 // 40 First configuration row of every table. Event tables are loaded incrementally, from as far back as Defender keeps;
 // of snapshot tables, which have no watermark column, the whole state is taken once a day.
@@ -130,6 +147,20 @@ def snapshot_views(tables: Iterable[DefenderTable]) -> str:
     return "\n".join((_SNAPSHOT_VIEWS, *(text for table in snapshots for text in snapshot_functions(table).values())))
 
 
+def monitored_tables(tables: Iterable[DefenderTable]) -> str:
+    """Text of `monitoring/60_monitored_tables.kql`."""
+    rows = ",\n".join(
+        f"        {kql_string(table.name)}, {kql_string(table.kind)}, {table.allowed_lag / timedelta(minutes=1):g}"
+        for table in sorted(tables, key=lambda table: table.name)
+    )
+    what = kql_string("The configured tables. Event tables are followed by time, of snapshot tables each day is kept.")
+    return (
+        f'{_MONITORED}\n.create-or-alter function with (folder = "Migration/Monitoring",\n    docstring = {what})\n'
+        "MonitorTables() {\n    let Known = datatable(SourceTable: string, Kind: string, AllowedMinutes: real) [\n"
+        f"{rows}\n    ];\n{_MONITORED_BODY}}}\n"
+    )
+
+
 def configuration_rows(tables: Iterable[DefenderTable]) -> str:
     """Text of `40_configuration_rows.kql`."""
     rows = ",\n".join("    " + _row(table) for table in sorted(tables, key=lambda table: table.name))
@@ -174,6 +205,7 @@ GENERATED: Mapping[str, Callable[[Sequence[DefenderTable]], str]] = {
     "21_raw_table_policies.kql": policies,
     "22_snapshot_views.kql": snapshot_views,
     "40_configuration_rows.kql": configuration_rows,
+    "monitoring/60_monitored_tables.kql": monitored_tables,
     **TYPED,
 }
 """Files of `kql/` that depend on the catalogue, with what writes each."""

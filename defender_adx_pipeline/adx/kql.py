@@ -8,6 +8,7 @@ Raw tables have one dynamic column, `Records`; a row's time is the text in it. K
 100 ns; `latest_times` returns texts, so that the seventh digit is never rounded.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -295,11 +296,20 @@ def _dynamic(value: Any) -> str:
     return kql_string(orjson.dumps(value).decode())
 
 
+def _real(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("not a number")
+    if not math.isfinite(value):
+        raise ValueError("not a finite number")
+    return f"real({float(value)!r})"
+
+
 _LITERALS: Mapping[str, Any] = {
     "string": _string,
     "datetime": _datetime,
     "long": _integer("long", 64),
     "int": _integer("int", 32),
+    "real": _real,
     "bool": _bool,
     "dynamic": _dynamic,
 }

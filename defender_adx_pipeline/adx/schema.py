@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError
 from defender_adx_pipeline.adx.generated import CONFIGURATION_COLUMNS
 from defender_adx_pipeline.adx.kql import MAPPING
+from defender_adx_pipeline.adx.monitoring_kql import FUNCTIONS
 from defender_adx_pipeline.adx.scripts import (
     Placeholders,
     SchemaScriptError,
@@ -27,6 +28,7 @@ from defender_adx_pipeline.adx.state_kql import (
     CONFIGURATION_VIEW,
     DEAD_LETTERS,
     LEDGER,
+    LEDGER_COSTS,
     LEDGER_VIEW,
     SNAPSHOTS_VIEW,
 )
@@ -188,6 +190,9 @@ def inspect(client: SchemaClient, tables: Collection[DefenderTable] = (), *, typ
     materialized = set(_names(client, ".show materialized-views"))
     missing = [f"table {name}" for name in STATE_TABLES if name not in there]
     missing += [f"view {name}" for name in STATE_VIEWS if name not in functions | materialized]
+    missing += [f"function {name}" for name in FUNCTIONS if name not in functions]
+    ledger = _columns(client, LEDGER) if LEDGER in there else dict.fromkeys(LEDGER_COSTS, "")
+    missing += [f"column {name} of table {LEDGER}" for name in LEDGER_COSTS if name not in ledger]
     missing += [f"table {table.raw_table}" for table in tables if table.raw_table not in there]
     missing += [
         f"mapping {MAPPING} of table {table.raw_table}"

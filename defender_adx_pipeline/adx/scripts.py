@@ -21,6 +21,9 @@ from defender_adx_pipeline.adx.typed_tables import NO_TABLES, Existing
 from defender_adx_pipeline.catalogue import DefenderTable, load_catalogue
 from defender_adx_pipeline.quoting import kql_name
 
+MONITORING = "monitoring"
+"""Folder of the functions that show how the migration stands; they are over the tables of the others."""
+
 _RUN_BY = re.compile(r"^// Run by: (.+)$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\{(Database|ClientId|TenantId|MigrationConfigurationColumns|RetentionDays)\}")
 # A GUID, or a domain for the tenant: nothing that could end the quotes around it.
@@ -156,16 +159,18 @@ def script_texts(
         SchemaScriptError: the folder of the scripts is missing.
     """
     listed = None if tables is None else tuple(tables)
-    for path in sorted(kql_folder().glob("*.kql")):
+    folder = kql_folder()
+    for path in (*sorted(folder.glob("*.kql")), *sorted((folder / MONITORING).glob("*.kql"))):
         if path.name in TYPED and not typed:
             continue
-        yield path.name, placeholders.fill(_text(path, listed, existing))
+        name = path.relative_to(folder).as_posix()
+        yield name, placeholders.fill(_text(path, name, listed, existing))
 
 
-def _text(path: Path, tables: Sequence[DefenderTable] | None, existing: Existing) -> str:
-    if existing and path.name in FOLLOWING:
-        return FOLLOWING[path.name](tuple(load_catalogue().values()) if tables is None else tables, existing)
-    write = GENERATED.get(path.name)
+def _text(path: Path, name: str, tables: Sequence[DefenderTable] | None, existing: Existing) -> str:
+    if existing and name in FOLLOWING:
+        return FOLLOWING[name](tuple(load_catalogue().values()) if tables is None else tables, existing)
+    write = GENERATED.get(name)
     return path.read_text(encoding="utf-8") if tables is None or write is None else write(tables)
 
 

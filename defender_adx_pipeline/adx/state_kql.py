@@ -15,6 +15,8 @@ CONFIGURATION = "MigrationConfiguration"
 CONFIGURATION_VIEW = "VwLatestMigrationConfiguration"
 LEDGER = "MigrationLedger"
 LEDGER_VIEW = "VwLatestMigrationLedger"
+LEDGER_COSTS = ("Calls", "QuotaWaitSeconds")
+"""Columns of the ledger that one from before them lacks until bootstrap: what is written until then has none."""
 SNAPSHOTS_VIEW = "VwPublishedSnapshots"
 AUDIT = "MigrationAuditLog"
 DEAD_LETTERS = "MigrationDeadLetter"

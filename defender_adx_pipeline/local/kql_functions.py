@@ -1,8 +1,8 @@
 """KQL functions that duckdb-kql lacks, entered into its registry of functions.
 
-Here: what an expression may call beyond the library: `bag_remove_keys`, `hash`, `rand`, `row_number`, a `strcat_delim`
-short enough for many arguments, and a `bin` of datetimes that is exact. Not here: operators (`kql_serialize`), and
-functions that only Kusto's engine has (`engine`).
+Here: what an expression may call beyond the library: `bag_remove_keys`, `hash`, `rand`, `range`, `row_number`, a
+`strcat_delim` short enough for many arguments, and a `bin` of datetimes that is exact. Not here: operators
+(`kql_serialize`), and functions that only Kusto's engine has (`engine`).
 """
 
 from dataclasses import dataclass
@@ -75,6 +75,17 @@ def _bin(node: ir.FunctionCall) -> str | None:
     return f"list_transform([{micros}], lambda _us: make_timestamp(_us - ((_us % {step}) + {step}) % {step}))[1]"
 
 
+def _range(node: ir.FunctionCall) -> str | None:
+    # As JSON, which is what a dynamic array is here; mv-expand turns its texts into datetimes again.
+    if len(node.args) != 3:
+        return None
+    step = node.args[2]
+    parts = [translate.render_expr(argument) for argument in node.args]
+    if isinstance(step, ir.Literal) and step.kind == "timespan":
+        parts[:2] = [f"CAST({part} AS TIMESTAMP)" for part in parts[:2]]
+    return f"to_json(generate_series({', '.join(parts)}))"
+
+
 def _text(argument: ir.Expr) -> str:
     if isinstance(argument, ir.FunctionCall) and argument.name == "tostring" and len(argument.args) == 1:
         return str(translate.render_expr(argument))
@@ -91,4 +102,5 @@ def add_functions() -> None:
     numeric_bin = translate._SPECIAL_FORMS["bin"]  # noqa: SLF001 - consulted before the registry
     for name in ("bin", "floor"):
         translate._SPECIAL_FORMS[name] = lambda node: _bin(node) or numeric_bin(node)  # noqa: SLF001
+    translate._SPECIAL_FORMS["range"] = _range  # noqa: SLF001 - consulted before the registry
     translate._SPECIAL_FORMS["strcat_delim"] = _strcat_delim  # noqa: SLF001 - consulted before the registry

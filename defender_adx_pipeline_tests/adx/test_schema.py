@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.adx.errors import AdxPermissionError
+from defender_adx_pipeline.adx.monitoring_kql import FUNCTIONS
 from defender_adx_pipeline.adx.schema import (
     STATE_TABLES,
     STATE_VIEWS,
@@ -25,6 +26,7 @@ from defender_adx_pipeline.adx.schema import (
 )
 from defender_adx_pipeline.adx.scripts import read_script
 from defender_adx_pipeline.adx.snapshot_views import snapshot_functions
+from defender_adx_pipeline.adx.state_kql import LEDGER_COSTS
 from defender_adx_pipeline.adx.typed_scripts import TYPED
 from defender_adx_pipeline.adx.typed_tables import update_policy
 from defender_adx_pipeline.catalogue import load_catalogue
@@ -51,6 +53,7 @@ class Database:
         self.columns: dict[str, str] = dict(objects.get("columns", {}))
         self.typed: dict[str, dict[str, str]] = dict(objects.get("typed", {}))
         self.policies: dict[str, str] = dict(objects.get("policies", {}))
+        self.ledger: Sequence[str] = objects.get("ledger", LEDGER_COSTS)
         self.refuses: str | None = objects.get("refuses")
         self.sent: list[str] = []
 
@@ -62,13 +65,15 @@ class Database:
             raise AdxPermissionError("Principal is not authorized.")
         self.sent.append(text)
         self.tables.update(re.findall(r"^\.create-merge table (\w+)", text))
-        self.functions.update(re.findall(r"^(Vw\w+)\(.*\) \{", text, re.MULTILINE))
+        self.functions.update(re.findall(r"^((?:Vw|Monitor)\w+)\(.*\) \{", text, re.MULTILINE))
         if text.startswith(".create-merge table MigrationConfiguration"):
             for name, kind in re.findall(r"^    (\w+): (\w+)", text, re.MULTILINE):
                 self.columns.setdefault(name, kind)
         return []
 
     def query(self, kql: str) -> Sequence[Mapping[str, Any]]:
+        if kql == "['MigrationLedger'] | getschema":
+            return [{"ColumnName": name, "ColumnType": "long"} for name in self.ledger]
         assert kql == "['MigrationConfiguration'] | getschema"
         return [{"ColumnName": name, "ColumnType": kind} for name, kind in self.columns.items()]
 
@@ -217,7 +222,7 @@ def test_a_materialized_view_of_the_older_script_is_left_and_told_with_what_repl
         tables={"MigrationConfiguration"}, views={"VwLatestMigrationConfiguration"}, columns=OLDER_COLUMNS
     )
     report = run(database)
-    assert not any("VwLatestMigrationConfiguration" in text for text in database.sent)
+    assert not any("VwLatestMigrationConfiguration() {" in text for text in database.sent)
     assert [item.file for item in report.skipped] == ["11_vw_latest_migration_configuration.kql"]
     assert "`.drop materialized-view VwLatestMigrationConfiguration`" in report.found[0]
     assert len(report.applied) == len(statements(Placeholders())) - 1
@@ -256,7 +261,8 @@ def test_a_table_of_the_users_own_gets_its_objects_like_any_other() -> None:
 def test_no_tables_at_all_still_make_the_state_tables() -> None:
     database = Database()
     report = run(database, tables=[])
-    assert {item.file[:2] for item in report.applied} == {"10", "11", "12", "13", "14", "30"}
+    files = {item.file.removeprefix("monitoring/")[:2] for item in report.applied}
+    assert files == {"10", "11", "12", "13", "14", "30", "60", "61", "62", "63", "64"}
     assert report.skipped == ()
 
 
@@ -283,7 +289,8 @@ def test_inspect_names_what_is_missing() -> None:
     database = Database(
         tables={"MigrationLedger", "DeviceInfoRaw", "AlertInfoRaw"}, functions={"VwLatestMigrationLedger"}
     )
-    database.functions.update({"VwExposureGraphNodesAt", "VwExposureGraphNodesLatest"})
+    database.functions.update({"VwExposureGraphNodesAt", "VwExposureGraphNodesLatest", "MonitorLag"})
+    database.ledger = ("RunId", "Calls")
     named = ("DeviceInfo", "AlertInfo", "DeviceEvents", "ExposureGraphNodes")
     state = inspect(database, [CATALOGUE[name] for name in named], typed=False)
     assert state.missing == (
@@ -292,6 +299,8 @@ def test_inspect_names_what_is_missing() -> None:
         "table MigrationDeadLetter",
         "view VwLatestMigrationConfiguration",
         "view VwPublishedSnapshots",
+        *(f"function {name}" for name in FUNCTIONS if name != "MonitorLag"),
+        "column QuotaWaitSeconds of table MigrationLedger",
         "table DeviceEventsRaw",
         "table ExposureGraphNodesRaw",
         "mapping DynamicJsonMap of table AlertInfoRaw",
@@ -306,7 +315,13 @@ def test_inspect_names_what_a_typed_table_lacks_in_a_few_commands() -> None:
     complete, other, snapshot = (CATALOGUE[name] for name in ("DeviceInfo", "AlertInfo", "ExposureGraphNodes"))
     database = Database(
         tables={*STATE_TABLES, "DeviceInfoRaw", "AlertInfoRaw", "ExposureGraphNodesRaw", "DeviceInfo", "AlertInfo"},
-        functions={*STATE_VIEWS, *snapshot_functions(snapshot), "ExpandDeviceInfo", "ExposureGraphNodesHistory"},
+        functions={
+            *STATE_VIEWS,
+            *FUNCTIONS,
+            *snapshot_functions(snapshot),
+            "ExpandDeviceInfo",
+            "ExposureGraphNodesHistory",
+        },
         policies={"DeviceInfo": update_policy(complete), "AlertInfo": "null"},
     )
     state = inspect(database, [complete, other, snapshot])
