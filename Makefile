@@ -22,7 +22,7 @@ RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo ui test long check format lint types azurite kql generated kills faults chaos browser pictures clean
+.PHONY: help demo ui test long check format lint types azurite kql generated kills faults chaos days browser pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ faults: $(INSTALLED) ## Every fault through whole runs, 300 kills among them (lo
 
 chaos: $(INSTALLED) ## The demo with a tenth of all calls faulty, once for each of 10 seeds (SEEDS=N), compared row by row (long)
 	$(BIN)/python defender_adx_pipeline_tests/chaos.py $(if $(SEEDS),--seeds $(SEEDS))
+
+days: $(INSTALLED) ## Ten days (DAYS=N) with all schedules and sensors on, under a clock 480 times as fast (SCALE=N), compared row by row (long; takes a C compiler)
+	$(BIN)/python -m defender_adx_pipeline_tests.days $(if $(DAYS),--days $(DAYS)) $(if $(SCALE),--rate $(SCALE))
 
 browser: $(INSTALLED) ## The tests that click through Dagster's web page in headless Chromium
 	@command -v chromium >/dev/null || { echo "no chromium on this machine: apt-get install chromium"; exit 1; }
