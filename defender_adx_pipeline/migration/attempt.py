@@ -84,7 +84,9 @@ class Migration:
         self._driver = SliceDriver(
             adx=adx, loader=loader, state=self.state, confirm_timeout=options.confirm_timeout, clock=clock
         )
-
+        self._auditor = Auditor(
+            state=self.state, hunting_client=hunting_client, observe=observe, clock=clock, audit_id=audit_id
+        )
         self._snapshots = SnapshotTaker(
             planner=SnapshotPlanner(
                 hunting_client=hunting_client, adx=adx, loader=loader, state=self.state, options=options, clock=clock
@@ -92,9 +94,7 @@ class Migration:
             driver=self._driver,
             state=self.state,
             clock=clock,
-        )
-        self._auditor = Auditor(
-            state=self.state, hunting_client=hunting_client, observe=observe, clock=clock, audit_id=audit_id
+            count=self._auditor.count,
         )
 
     def sync(self, asked: Asked, tell: ProgressCallback = no_progress) -> Tally | None:
@@ -119,7 +119,7 @@ class Migration:
             As `sync`.
         """
         tally = Tally(window=asked.window)
-        with self._auditor.failure(asked.source_table, tally):
+        with self._auditor.failure(asked.source_table, asked.run, tally):
             configuration = self.state.configuration(asked.source_table)
             if configuration.is_active:
                 return self._extraction(asked, configuration, tally)
@@ -144,7 +144,7 @@ class Migration:
             As `sync`.
         """
         plan, tally = extraction.plan, extraction.tally
-        with self._auditor.failure(plan.table, tally):
+        with self._auditor.failure(plan.table, plan.run, tally):
             if plan.snapshot is not None:
                 self._snapshots.load(extraction, tell)
             else:
@@ -217,6 +217,8 @@ class Migration:
     def _complete(self, plan: Plan, counts: Counts, tally: Tally) -> None:
         """Record that the window is complete, and move the watermark over what is complete without a hole."""
         configuration, now = plan.configuration, self._now()
+        self._auditor.count(tally)
+        costs = tally.unrecorded()
         row = window_row(
             plan.run,
             source_table=plan.table,
@@ -226,8 +228,10 @@ class Migration:
             received_rows=tally.received_rows,
             destination_rows=counts.destination_rows,
             now=now,
+            **costs,
         )
         self.state.append_ledger([row])
+        tally.record(costs)
         earliest = readable_since(now)
         since = max(configuration.watermark_instant, earliest) if configuration.loaded_before else earliest
         until = watermark.complete_until(configuration, self.state.coverage(configuration, earliest), now=now)

@@ -104,6 +104,10 @@ class Tally:
     answer_bytes: int = 0
     quota_wait: float = 0.0
     """Seconds."""
+    calls_recorded: int = 0
+    """Of the calls, those that a row of the ledger counts."""
+    quota_wait_recorded: float = 0.0
+    """Of the seconds, those that a row of the ledger counts."""
     seconds: float = 0.0
     watermark: str = ""
     complete_until: datetime | None = None
@@ -114,3 +118,13 @@ class Tally:
     """Rows in ADX by UTC day, where the attempt counted them."""
     error: BaseException | None = None
     """What the attempt failed with."""
+
+    def unrecorded(self) -> dict[str, Any]:
+        """What no row of the ledger counts yet, as its columns `Calls` and `QuotaWaitSeconds`."""
+        waited = max(self.quota_wait - self.quota_wait_recorded, 0.0)
+        return {"Calls": self.calls - self.calls_recorded, "QuotaWaitSeconds": round(waited, 3)}
+
+    def record(self, costs: Mapping[str, Any]) -> None:
+        """Note that a row of the ledger has these costs."""
+        self.calls_recorded += int(costs["Calls"])
+        self.quota_wait_recorded += float(costs["QuotaWaitSeconds"])

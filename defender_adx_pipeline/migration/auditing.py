@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from defender_adx_pipeline.adx.errors import AdxError
-from defender_adx_pipeline.defender.client import CallUsage, HuntingClient
+from defender_adx_pipeline.defender.client import HuntingClient
 from defender_adx_pipeline.migration.audit import AuditRow, AuditStatus, Tally
+from defender_adx_pipeline.migration.ledger import RunIdentity, calls_row
 from defender_adx_pipeline.migration.planner import Clock
 from defender_adx_pipeline.migration.state import StateStore
 
@@ -53,22 +54,36 @@ class Auditor:
         self._observe = observe
         self._clock = clock
         self._audit_id = audit_id
+        self._counted, self._usage = time.monotonic(), hunting_client.usage
 
     @contextmanager
-    def failure(self, source_table: str, tally: Tally) -> Iterator[None]:
-        """Count time and calls; write the audit row of a failure."""
-        started, before = time.monotonic(), self._hunting.usage
+    def failure(self, source_table: str, run: RunIdentity, tally: Tally) -> Iterator[None]:
+        """Count time and calls; write the audit row of a failure, and what it has cost into the ledger."""
+        self._counted, self._usage = time.monotonic(), self._hunting.usage
         try:
             yield
         except BaseException as error:
-            self._add_usage(tally, started, before)
+            self.count(tally)
             tally.error = error
             try:
                 self.write(source_table, "Failed", _failure(source_table, error, tally), tally)
             except AdxError as second:
                 error.add_note(f"The audit row could not be written either: {second}")
+            else:
+                self._record_calls(source_table, run, tally, error)
             raise
-        self._add_usage(tally, started, before)
+        self.count(tally)
+
+    def count(self, tally: Tally) -> None:
+        """Bring time and calls of the attempt under way up to now."""
+        now, usage = time.monotonic(), self._hunting.usage
+        used = usage - self._usage
+        tally.calls += used.calls
+        tally.retries += used.retries
+        tally.answer_bytes += used.bytes
+        tally.quota_wait += used.quota_wait
+        tally.seconds += now - self._counted
+        self._counted, self._usage = now, usage
 
     def write(self, source_table: str, status: AuditStatus, reason: str, tally: Tally) -> None:
         """Write the audit row of an attempt, and tell of it.
@@ -95,13 +110,20 @@ class Auditor:
         except AdxError:
             return False
 
-    def _add_usage(self, tally: Tally, started: float, before: CallUsage) -> None:
-        used = self._hunting.usage - before
-        tally.calls += used.calls
-        tally.retries += used.retries
-        tally.answer_bytes += used.bytes
-        tally.quota_wait += used.quota_wait
-        tally.seconds += time.monotonic() - started
+    def _record_calls(self, source_table: str, run: RunIdentity, tally: Tally, error: BaseException) -> None:
+        """Into the ledger: calls of a failed attempt that none of its rows counts."""
+        costs = tally.unrecorded()
+        if not costs["Calls"]:
+            return
+        row = calls_row(run, source_table=source_table, state="Failed", now=self._clock(), **costs)
+        try:
+            self._state.append_ledger([row])
+        except AdxError as second:
+            error.add_note(
+                f"Its {costs['Calls']} hunting calls are not in the ledger, which could not be written: {second}"
+            )
+        else:
+            tally.record(costs)
 
 
 def _failure(table: str, error: BaseException, tally: Tally) -> str:

@@ -1,20 +1,24 @@
 """Rows of MigrationLedger: what was planned, queued and confirmed. Values and how they follow from each other.
 
-Not here: reading and writing rows (`state`). Two kinds of row: a `Slice` row for each state of a slice, and one
-`Window` row when a whole window was found equal on both sides; the union of those is the table's coverage.
+Not here: reading and writing rows (`state`). Kinds of row: `Slice` for each state of a slice, and `Window` when a whole
+window was found equal on both sides; the union of those is the table's coverage. `Snapshot` is told in `snapshots`.
+`Calls` only says what an attempt has cost beyond what its other rows count.
 """
 
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from defender_adx_pipeline.instants import parse_instant, to_text
 from defender_adx_pipeline.migration.slices import Bucket, Slice, SliceState
 from defender_adx_pipeline.migration.windows import Window
 
 _WINDOWS = uuid.UUID("b3f7f1d6-a115-4f0c-9c3e-6a574a0e9c55")
+
+ALL_TABLES = "*"
+"""The SourceTable of calls that ask about several tables at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,12 @@ def window_row(
     received_rows: int,
     destination_rows: int,
     now: datetime,
+    **costs: Any,
 ) -> dict[str, Any]:
-    """A ledger row that says: this whole window is in ADX. Empty windows have one, too."""
+    """A ledger row that says: this whole window is in ADX. Empty windows have one, too.
+
+    `costs` are `Calls` and `QuotaWaitSeconds`, where the window took any.
+    """
     bounds = f"{window.start.isoformat()}/{window.end.isoformat()}"
     return {
         "RunId": run.run_id,
@@ -75,6 +83,23 @@ def window_row(
         "ReceivedRows": received_rows,
         "QueryableRows": destination_rows,
         "RecordedAt": to_text(now),
+        **costs,
+    }
+
+
+def calls_row(
+    run: RunIdentity, *, source_table: str, state: Literal["Confirmed", "Failed"], now: datetime, **costs: Any
+) -> dict[str, Any]:
+    """A ledger row for hunting calls that no window or snapshot counts: of a failed attempt, or of a probe."""
+    return {
+        "RunId": run.run_id,
+        "PartitionKey": run.partition_key,
+        "SourceTable": source_table,
+        "SliceId": uuid.uuid4().hex,
+        "Kind": "Calls",
+        "State": state,
+        "RecordedAt": to_text(now),
+        **costs,
     }
 
 

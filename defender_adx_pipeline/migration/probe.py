@@ -16,10 +16,10 @@ from typing import Any
 from defender_adx_pipeline.adx import state_kql, typed_kql
 from defender_adx_pipeline.adx.client import AdxClient
 from defender_adx_pipeline.defender import hunting
-from defender_adx_pipeline.defender.client import HuntingClient
+from defender_adx_pipeline.defender.client import CallUsage, HuntingClient
 from defender_adx_pipeline.defender.errors import QueryContext
 from defender_adx_pipeline.migration.configuration import TableConfiguration
-from defender_adx_pipeline.migration.ledger import RunIdentity, window_row
+from defender_adx_pipeline.migration.ledger import ALL_TABLES, RunIdentity, calls_row, window_row
 from defender_adx_pipeline.migration.state import StateStore
 from defender_adx_pipeline.migration.windows import Window
 
@@ -75,16 +75,20 @@ def probe(
     }
     comparable = [one for one in due if _is_comparable(one, still_open)]
     quiet: dict[str, tuple[Due, int]] = {}
+    rows: list[dict[str, Any]] = []
     if comparable:
+        before = hunting_client.usage
         source = _contents(_ask_defender(hunting_client, comparable))
+        rows.append(_calls_row(hunting_client.usage - before, run_id, now))
         asked = [(one.item.table, one.window.start, one.window.end) for one in comparable]
         there = _contents(adx.query(typed_kql.several_windows(asked)))
         for one in comparable:
             name = one.item.table.name
             if name in source and source[name] == there.get(name):
                 quiet[name] = (one, source[name].rows)
-    if quiet:
-        state.append_ledger([_window_row(one, rows, run_id, now) for one, rows in quiet.values()])
+    rows += [_window_row(one, count, run_id, now) for one, count in quiet.values()]
+    if rows:
+        state.append_ledger(rows)
     busy = tuple(one for one in due if one.item.table.name not in quiet)
     return Probed(busy=busy, quiet=tuple(one for one, _ in quiet.values()))
 
@@ -116,6 +120,11 @@ def _contents(rows: Sequence[Mapping[str, Any]]) -> dict[str, _Contents]:
         if seconds is not None or not count:
             found[str(row["SourceTable"])] = _Contents(count, int(seconds or 0))
     return found
+
+
+def _calls_row(used: CallUsage, run_id: str, now: datetime) -> dict[str, Any]:
+    costs = {"Calls": used.calls, "QuotaWaitSeconds": round(used.quota_wait, 3)}
+    return calls_row(RunIdentity(run_id, ""), source_table=ALL_TABLES, state="Confirmed", now=now, **costs)
 
 
 def _window_row(due: Due, rows: int, run_id: str, now: datetime) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Nobody sees a row of it before one append to the ledger publishes all of them. A
 counts is given up and taken once more, since a table that is being written looks like that; then the attempt fails.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from defender_adx_pipeline.instants import to_text
@@ -44,13 +45,23 @@ class SnapshotTaker:
         driver: loads slices.
         state: the state of the migration.
         clock: the present of this machine.
+        count: brings the calls of the attempt up to now.
     """
 
-    def __init__(self, *, planner: SnapshotPlanner, driver: SliceDriver, state: StateStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        planner: SnapshotPlanner,
+        driver: SliceDriver,
+        state: StateStore,
+        clock: Clock,
+        count: Callable[[Tally], None],
+    ) -> None:
         self._planner = planner
         self._driver = driver
         self._state = state
         self._clock = clock
+        self._count = count
 
     @property
     def sizes(self) -> Sizes:
@@ -159,6 +170,8 @@ class SnapshotTaker:
         drift = verdict.drift()
         if drift:
             tally.notes.append(drift)
+        self._count(tally)
+        costs = tally.unrecorded()
         self._planner.record(
             plan,
             "Published",
@@ -166,7 +179,9 @@ class SnapshotTaker:
             QueryableRows=tally.queryable_rows,
             Bytes=round(size * verdict.received),
             Reason=drift,
+            **costs,
         )
+        tally.record(costs)
         tally.complete_until = plan.window.start
         taken_at = to_text(plan.window.start)
         if taken_at > plan.configuration.watermark:

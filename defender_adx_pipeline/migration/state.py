@@ -14,7 +14,14 @@ from typing import Any
 
 from defender_adx_pipeline.adx import kql, snapshot_kql, state_kql
 from defender_adx_pipeline.adx.client import AdxClient
-from defender_adx_pipeline.adx.state_kql import AUDIT, CONFIGURATION, CONFIGURATION_VIEW, DEAD_LETTERS, LEDGER
+from defender_adx_pipeline.adx.state_kql import (
+    AUDIT,
+    CONFIGURATION,
+    CONFIGURATION_VIEW,
+    DEAD_LETTERS,
+    LEDGER,
+    LEDGER_COSTS,
+)
 from defender_adx_pipeline.catalogue import Catalogue
 from defender_adx_pipeline.instants import parse_instant, sort_key, to_text
 from defender_adx_pipeline.migration.audit import AuditRow, RunSlices, audit_from_row
@@ -132,8 +139,10 @@ class StateStore:
         return {row["SourceTable"]: parse_instant(row["SnapshotDay"]).date().isoformat() for row in rows}
 
     def append_ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Record states of slices and windows."""
-        self._append(LEDGER, rows)
+        """Record states of slices and windows. A ledger from before its columns for costs is written without them."""
+        known = {name for name, _ in self._columns_of(LEDGER)}
+        absent = [name for name in LEDGER_COSTS if name not in known]
+        self._append(LEDGER, [_without(row, absent) for row in rows] if absent else rows)
 
     def append_audit(self, row: AuditRow, *, once: str | None = None) -> None:
         """Record one attempt, once, also when a reply gets lost.
@@ -212,3 +221,7 @@ class StateStore:
             rows = self._adx.query(kql.table_columns(table))
             self._columns[table] = tuple((row["ColumnName"], row["ColumnType"]) for row in rows)
         return self._columns[table]
+
+
+def _without(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
