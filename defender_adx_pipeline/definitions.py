@@ -5,7 +5,7 @@ from functools import cache
 
 import dagster as dg
 
-from defender_adx_pipeline.defs import assets, gaps, jobs, schedules, sensors, values_fit
+from defender_adx_pipeline.defs import assets, gaps, health, jobs, no_duplicates, schedules, sensors, values_fit
 
 _STEPS = 4
 """Steps of one run at a time, whatever the number of cores: they mostly wait, for Defender's answers and for ADX."""
@@ -28,7 +28,7 @@ def _built() -> dg.Definitions:
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
         # Module by module: `load_from_defs_folder` needs the pyproject.toml, which an installed wheel has not.
-        named = dg.load_definitions_from_modules([gaps, jobs, schedules, sensors, values_fit])
+        named = dg.load_definitions_from_modules([gaps, health, jobs, no_duplicates, schedules, sensors, values_fit])
         executor = dg.multiprocess_executor.configured(
             {"max_concurrent": _STEPS, "start_method": {"forkserver": {"preload_modules": _PRELOAD}}}
         )

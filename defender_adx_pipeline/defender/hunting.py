@@ -209,6 +209,29 @@ def row_count(table: str, time_column: str, start: datetime, end: datetime) -> s
     return f"{_in_window(table, time_column, start, end)} | count"
 
 
+def repeated_rows(table: str, key: Sequence[str], window: tuple[str, datetime, datetime] | None = None) -> str:
+    """How many rows Defender has more than once, told by some columns: one row, `Keys` and `Extra` (both long).
+
+    `Extra` is how many rows there are beyond one of each key.
+
+    Args:
+        table: the Defender table.
+        key: the columns that tell rows apart.
+        window: time column, first instant and first instant after it; None for all that the table has now.
+
+    Raises:
+        ValueError: no column to tell rows apart by.
+    """
+    if not key:
+        raise ValueError(f"{table}: rows cannot be told apart without a column")
+    rows = _name(table) if window is None else _in_window(table, *window)
+    return (
+        f"{rows} | summarize Copies = count() by RowKey = hash_xxhash64("
+        f"{_joined([f'tostring({_name(name)})' for name in key])}) | where Copies > 1"
+        " | summarize Keys = count(), Extra = sum(Copies) - count()"
+    )
+
+
 def _in_window(table: str, time_column: str, start: datetime, end: datetime) -> str:
     if not start < end:
         raise ValueError(f"{table}: the window [{start.isoformat()}, {end.isoformat()}) is empty; there is no query")

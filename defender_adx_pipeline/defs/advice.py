@@ -97,6 +97,10 @@ _STEPS: Sequence[tuple[tuple[type[BaseException], ...], Sequence[str]]] = (
     ),
     ((hunting.ThrottledError, hunting.QuotaExhaustedError, adx.AdxThrottledError, engine.ContentionError), _WAITS),
     (
+        (hunting.PermanentError,),
+        ("See whether the table can be queried in the portal. Then run the partition again, or report the message.",),
+    ),
+    (
         (engine.NotConfirmedError, adx.IngestionFailedError, adx.StorageError),
         ("Look at `.show ingestion failures` in ADX.", _AGAIN),
     ),

@@ -24,7 +24,7 @@ from defender_adx_pipeline.defs.partitions import daily, window_of
 from defender_adx_pipeline.defs.raw_results import complete, late
 from defender_adx_pipeline.defs.reporting import RAW_SCHEMA
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
-from defender_adx_pipeline.defs.tables import known_database, known_tables, raw_key, source_key
+from defender_adx_pipeline.defs.tables import FRESHNESS, known_database, known_tables, raw_key, source_key, table_tags
 from defender_adx_pipeline.defs.typed import typed_spec
 from defender_adx_pipeline.defs.typed_results import TypedEvent, TypedRun
 from defender_adx_pipeline.instants import utc_now
@@ -58,6 +58,17 @@ def column_schema(table: DefenderTable) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name=column.name, type=column.type) for column in table.columns])
 
 
+def code_references(table: DefenderTable) -> dg.CodeReferencesMetadataValue:
+    """Where the assets of a table are made, on this host, and Microsoft's page of the table."""
+    line = table_assets.__code__.co_firstlineno
+    here = dg.LocalFileCodeReference(file_path=__file__, line_number=line, label="the factory of these assets")
+    if not table.page:
+        return dg.CodeReferencesMetadataValue(code_references=[here])
+    page = f"https://learn.microsoft.com/{table.page.removesuffix('.md')}"
+    there = dg.UrlCodeReference(url=page, label=f"Microsoft's page of {table.name}")
+    return dg.CodeReferencesMetadataValue(code_references=[here, there])
+
+
 def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
     """The table at Microsoft, which this pipeline reads and does not make."""
     notes = [f"Advanced Hunting table {table.name} ({table.category})."]
@@ -76,7 +87,12 @@ def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
         description="\n\n".join(notes),
         kinds={"microsoft", "defender"},
         owners=OWNERS,
-        metadata={"dagster/column_schema": column_schema(table), "dagster/table_name": table.name},
+        tags=table_tags(table),
+        metadata={
+            "dagster/column_schema": column_schema(table),
+            "dagster/table_name": table.name,
+            "dagster/code_references": code_references(table),
+        },
     )
 
 
@@ -97,11 +113,21 @@ def raw_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
 def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
     """The raw and the typed rows of a table: one step, since one load fills both."""
     raw, typed = raw_spec(table=table, database=database), typed_spec(table=table, database=database)
+    references = code_references(table)
 
     @dg.multi_asset(
         # What `unaudited` knows the step of a table by.
         name=raw.key.to_python_identifier(),
-        specs=[spec.replace_attributes(kinds={"azure", "kusto"}, owners=OWNERS) for spec in (raw, typed)],
+        specs=[
+            spec.replace_attributes(
+                kinds={"azure", "kusto"},
+                owners=OWNERS,
+                tags=table_tags(table),
+                freshness_policy=FRESHNESS,
+                metadata={**spec.metadata, "dagster/code_references": references},
+            )
+            for spec in (raw, typed)
+        ],
         check_specs=[*raw_check_specs(table), *typed_check_specs(table)],
         can_subset=True,
         group_name=table.group,

@@ -15,6 +15,7 @@ from defender_adx_pipeline.defender import hunting
 from defender_adx_pipeline.defs.advice import steps
 from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline.migration.audit import Tally
+from defender_adx_pipeline.migration.configuration import NOT_LOADED
 from defender_adx_pipeline.migration.errors import DeadLetterError, LostRowsError
 from defender_adx_pipeline.migration.scope import KEPT
 from defender_adx_pipeline.migration.windows import Window
@@ -95,17 +96,14 @@ class FailedLoad:
         ]
 
     def _kept(self) -> str:
-        if self.tally is None:
-            return "What ADX had before. This attempt loaded nothing."
-        said = f"{self.tally.loaded_rows:,} rows of this attempt are confirmed in ADX"
+        if self.tally is None or not self.tally.loaded_rows:
+            said = "What ADX had before. This attempt loaded nothing"
+        else:
+            said = f"{self.tally.loaded_rows:,} rows of this attempt are confirmed in ADX"
         if self.table.kind == "snapshot":
-            return f"{said}, seen by nobody until a snapshot with them is published. The one before is still served."
-        mark = (
-            f" The watermark is {self.tally.watermark}, before anything that is missing."
-            if self.tally.watermark
-            else ""
-        )
-        return f"{said} and stay there.{mark}"
+            return f"{said}. Rows of a snapshot are seen by nobody before it is published; the one before is served."
+        mark = self.tally.watermark if self.tally else ""
+        return f"{said}." + (f" The watermark is {mark}, before anything that is missing." if mark > NOT_LOADED else "")
 
     def _missing(self) -> str:
         if isinstance(self.error, LostRowsError):
@@ -138,7 +136,8 @@ class FailedLoad:
             for row in self.open_slices[:_SHOWN]
         ]
         more = len(self.open_slices) - len(rows)
-        said = f"{len(self.open_slices)} slices, which the next run goes on with"
+        number = len(self.open_slices)
+        said = f"{number} {'slice' if number == 1 else 'slices'}, which the next run goes on with"
         said += f"; the first {_SHOWN}:" if more else ":"
         return f"{said}\n\n{_table(('state', 'window', 'rows', 'attempt', 'reason'), rows)}"
 

@@ -98,7 +98,7 @@ def late(table: DefenderTable, complete_until: datetime | None, *, now: datetime
     passed = behind <= allowed
     what = "The last published snapshot is" if table.kind == "snapshot" else "It is complete up to"
     said = (
-        f"{what} {to_text(complete_until)[:19]}Z, {readable(behind)} ago; {hours(allowed)} hours are allowed"
+        f"{what} {to_text(complete_until)[:19]}Z, {readable(behind)} ago; {hours(allowed)} h are allowed"
         f"{'' if passed else ', so it is late'}."
     )
     if not passed:

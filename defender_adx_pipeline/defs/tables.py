@@ -1,6 +1,7 @@
 """Which tables the code location has, and the keys of their assets. Not here: the assets (`assets`)."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 import dagster as dg
 
@@ -50,3 +51,14 @@ def known_database() -> str:
 def loaded_keys(tables: Iterable[DefenderTable]) -> list[dg.AssetKey]:
     """What a load of some tables brings up to date: the raw and the typed asset of each."""
     return [key for table in tables for key in (raw_key(table), typed_key(table))]
+
+
+FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36), warn_window=timedelta(hours=27))
+"""Of every asset that is loaded. A quiet table gets no run from the tick, and one from the sweep each day; a snapshot
+is taken once a day. Dagster looks at the last materialization alone: a backfill of an old day makes the asset fresh,
+and one that is loaded and still behind looks fresh, too. That is what the check `watermark_lag` sees."""
+
+
+def table_tags(table: DefenderTable) -> dict[str, str]:
+    """What assets can be selected by: `tag:"defender_adx/kind"="snapshot"`."""
+    return {"defender_adx/kind": table.kind, "defender_adx/category": table.group}

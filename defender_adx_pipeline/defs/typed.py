@@ -6,11 +6,13 @@ a run says of a typed table (`typed_results`), and values that do not fit (`valu
 The column lineage stands in the definition: written with every materialization, it would be most of the event log.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from defender_adx_pipeline.adx.kql import RECORDS
 from defender_adx_pipeline.adx.typed_docstrings import column_texts
-from defender_adx_pipeline.adx.typed_tables import typed_columns, typed_table_name
+from defender_adx_pipeline.adx.typed_tables import record_field, typed_columns, typed_table_name
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column, DefenderTable
 from defender_adx_pipeline.defs.tables import raw_key, source_key, typed_key
 
@@ -47,28 +49,33 @@ def typed_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
     ).with_io_manager_key("adx_io_manager")
 
 
-def typed_schema(table: DefenderTable) -> dg.TableSchema:
-    """The columns of the typed table as the catalogue has them: what is known of each, and where it comes from.
+def typed_schema(table: DefenderTable, existing: Sequence[Column] = ()) -> dg.TableSchema:
+    """The columns of the typed table: what is known of each, and where it comes from.
 
     The page shows the lineage of columns in Dagster+ alone, and these texts everywhere.
+
+    Args:
+        table: the Defender table.
+        existing: the columns that its typed table has; those of the catalogue when absent.
     """
-    said = column_texts(table)
+    said, columns = column_texts(table), existing or typed_columns(table)
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
                 type=column.type,
-                description=f"{said[column.name]} {_comes_from(table, column)}".lstrip(),
+                description=f"{said.get(column.name, '')} {_comes_from(table, column, columns)}".lstrip(),
             )
-            for column in typed_columns(table)
+            for column in columns
         ]
     )
 
 
-def _comes_from(table: DefenderTable, column: Column) -> str:
-    field = f"From {RECORDS}.{column.name} of adx/{table.raw_table}"
+def _comes_from(table: DefenderTable, column: Column, columns: Sequence[Column]) -> str:
+    name = record_field(table, column, columns)
+    field = f"From {RECORDS}.{name} of adx/{table.raw_table}"
     # The pipeline writes it; Defender has no such column.
-    return f"{field}." if column.name == SNAPSHOT_TIME else f"{field}, Defender's {table.name}.{column.name}."
+    return f"{field}." if name == SNAPSHOT_TIME else f"{field}, Defender's {table.name}.{name}."
 
 
 def column_lineage(table: DefenderTable) -> dg.TableColumnLineage:

@@ -6,7 +6,7 @@ Nothing is loaded here: the rows came with those of the raw table, through the u
 A load does not depend on any of it: what cannot be found out is a failed check with its reason, and no failed run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,13 +15,14 @@ import dagster as dg
 
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.typed_tables import typed_table_name
-from defender_adx_pipeline.catalogue import DefenderTable
+from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.defs.checks import SAME_ROWS, SCHEMA_DRIFT
 from defender_adx_pipeline.defs.partitions import whole_days, window_of
 from defender_adx_pipeline.defs.reporting import typed_rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import typed_key
+from defender_adx_pipeline.defs.typed import typed_schema
 from defender_adx_pipeline.defs.typed_counts import RowCounts, count_events, count_snapshots
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.configuration import TableConfiguration
@@ -66,15 +67,16 @@ class TypedRun:
         if not configuration.is_active:
             self.context.log.warning("%s is skipped: IsActive is false", self.table.name)
             return
+        drift = self._compared_columns() if self._wants(SCHEMA_DRIFT) else None
         if self._wants(SAME_ROWS) or typed_key(self.table) in self.context.selected_asset_keys:
-            yield from self._rows(configuration)
-        if self._wants(SCHEMA_DRIFT):
-            yield self._drift()
+            yield from self._rows(configuration, drift.typed_columns if isinstance(drift, Drift) else None)
+        if drift is not None:
+            yield self._drift(drift)
 
     def _wants(self, check: str) -> bool:
         return dg.AssetCheckKey(typed_key(self.table), check) in self.context.selected_asset_check_keys
 
-    def _rows(self, configuration: TableConfiguration) -> Iterator[TypedEvent]:
+    def _rows(self, configuration: TableConfiguration, columns: Sequence[Column] | None) -> Iterator[TypedEvent]:
         obstacle, counts, window = elsewhere(configuration), None, None
         severity = dg.AssetCheckSeverity.WARN
         if not obstacle:
@@ -92,7 +94,7 @@ class TypedRun:
                 yield self._result(SAME_ROWS, passed=False, severity=severity, description=obstacle)
             return
         if typed_key(self.table) in self.context.selected_asset_keys:
-            yield self._materialization(counts, window)
+            yield self._materialization(counts, window, columns or ())
         if self._wants(SAME_ROWS):
             yield self._comparison(counts, window)
 
@@ -118,12 +120,17 @@ class TypedRun:
         today = bin_floor(utc_now(), _DAY)
         return Window(today, today + _DAY)
 
-    def _materialization(self, counts: RowCounts, window: Window) -> dg.MaterializeResult[None]:
+    def _materialization(
+        self, counts: RowCounts, window: Window, columns: Sequence[Column]
+    ) -> dg.MaterializeResult[None]:
         key, settings, keys = typed_key(self.table), self.adx.settings, list(self.context.partition_keys)
         link = web_ui_link(str(settings.adx_cluster_uri), settings.adx_database, typed_rows_query(self.table, window))
         for day in keys if self.table.kind == "snapshot" else whole_days(keys, window):
             rows = dg.MetadataValue.int(counts.typed_by_day.get(day, 0))
             self.context.add_asset_metadata({"dagster/partition_row_count": rows}, key, day)
+        # On one partition of the run alone, or a run over thirty days would repeat it as often in the event log.
+        schema = {"dagster/column_schema": typed_schema(self.table, columns)}
+        self.context.add_asset_metadata(schema, key, keys[-1])
         return dg.MaterializeResult(
             asset_key=key,
             metadata={
@@ -154,12 +161,10 @@ class TypedRun:
         }
         return self._result(SAME_ROWS, passed=counts.are_equal, description=said, metadata=metadata)
 
-    def _drift(self) -> dg.AssetCheckResult:
+    def _drift(self, drift: Drift | AdxError | HuntingError) -> dg.AssetCheckResult:
         warn = dg.AssetCheckSeverity.WARN
-        try:
-            drift = self._compared_columns()
-        except (AdxError, HuntingError) as error:
-            said = f"The columns of the two tables could not be compared: {error}"
+        if not isinstance(drift, Drift):
+            said = f"The columns of the two tables could not be compared: {drift}"
             return self._result(SCHEMA_DRIFT, passed=False, severity=warn, description=said)
         if not drift.has_typed_table:
             return self._result(SCHEMA_DRIFT, passed=False, severity=warn, description=absent(self.table))
@@ -173,10 +178,14 @@ class TypedRun:
         metadata = {"differences": len(found), **{one.column: f"{one.kind}: {one}" for one in found}}
         return self._result(SCHEMA_DRIFT, passed=not found, severity=warn, description=said, metadata=metadata)
 
-    def _compared_columns(self) -> Drift:
-        if self.loaded is not None:
-            return drift_of(self.table, self.loaded.plan.columns, self.adx.client)
-        return read_drift(self.defender.client, self.adx.client, self.table)
+    def _compared_columns(self) -> Drift | AdxError | HuntingError:
+        """The columns of both, or why they could not be had."""
+        try:
+            if self.loaded is not None:
+                return drift_of(self.table, self.loaded.plan.columns, self.adx.client)
+            return read_drift(self.defender.client, self.adx.client, self.table)
+        except (AdxError, HuntingError) as error:
+            return error
 
     def _result(
         self,

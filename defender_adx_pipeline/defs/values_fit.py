@@ -18,6 +18,8 @@ from defender_adx_pipeline.adx.typed_checks import ROWS, count_names, unfit_coun
 from defender_adx_pipeline.adx.typed_schema import existing_columns
 from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defs.checks import LOOKS_BACK, VALUES_FIT, values_fit_spec
+from defender_adx_pipeline.defs.no_duplicates import no_duplicates
+from defender_adx_pipeline.defs.requests import schedule_status
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.defs.tables import known_tables, source_key
 from defender_adx_pipeline.instants import to_text, utc_now
@@ -92,8 +94,8 @@ def _result(
 
 values_fit_job = dg.define_asset_job(
     "typed_values",
-    selection=dg.AssetSelection.checks(values_fit),
-    description="Counts the values that do not fit their column of a typed table.",
+    selection=dg.AssetSelection.checks(values_fit, no_duplicates),
+    description="Counts the values that do not fit their column of a typed table, and rows that are there twice.",
 )
 
 typed_values_daily = dg.ScheduleDefinition(
@@ -101,5 +103,6 @@ typed_values_daily = dg.ScheduleDefinition(
     job=values_fit_job,
     cron_schedule="20 6 * * *",
     execution_timezone="UTC",
-    description="Looks once a day for values that do not fit their column of a typed table.",
+    default_status=schedule_status(),
+    description="Looks once a day for values that do not fit their column of a typed table, and for doubled rows.",
 )
