@@ -39,7 +39,8 @@ _TABLES = """# Tables
 
 - A category is an asset group in Dagster. `<Table>Raw` keeps the records as JSON. Typed rows of a snapshot table are in
   `<Table>Snapshots`, and the function `<Table>` gives those of the latest published snapshot.
-- Rows are told apart by their identity; where none is documented, by every column but those that Defender changes later.
+- Rows are told apart by their identity; where none is documented, by all columns but those that Defender changes later.
+- The check `watermark_lag` fails above the lag threshold (`max_lag`).
 - `DEFENDER_TABLES_FILE` adds tables or changes these: a JSON list of records as in `catalogue/tables.json`, of a known
   table only the fields that differ, such as `[{{"name": "DeviceTvmHardwareFirmware", "paging": "row_number"}}]`."""
 
@@ -167,15 +168,8 @@ def _table(table: DefenderTable) -> tuple[str, ...]:
         ", ".join(f"`{column}`" for column in table.identity) or "whole row",
         str(len(table.columns)),
         f"`{typed_table_name(table)}`",
-        _lag(table),
+        f"{table.allowed_lag / timedelta(hours=1):g} h",
     )
-
-
-def _lag(table: DefenderTable) -> str:
-    lag = getattr(table, "lag_threshold", None)
-    if lag is None:
-        return ""
-    return _duration(lag) if isinstance(lag, timedelta) else str(lag)
 
 
 def _notes(table: DefenderTable) -> Iterator[str]:
