@@ -1,4 +1,4 @@
-"""docs/operating.md has a section for every error that can reach a person, and each section says the same four things."""
+"""docs/operating.md has a section for every error that can reach a person, and each says the same four things."""
 
 import importlib
 import inspect
