@@ -7,7 +7,7 @@ and on again. Afterwards every row has to be there once, every day of every tabl
 snapshot, no two steps have worked on one table at a time, and every attempt have its audit row.
 
 Requests and processes take as long as they take, so that a run of ten seconds takes more than an hour of these days.
-The clock waits where the scheduler is behind by more ticks than it would catch up, and where a run takes six hours.
+The clock waits where the scheduler would miss a tick, and where a run takes six hours.
 """
 
 import argparse
@@ -50,8 +50,8 @@ CALM_RATE = 60.0
 AFTER = timedelta(hours=4)
 """From the last row on: the sweep at 03:40 finds what came later than the overlap of a tick."""
 
-BEHIND = timedelta(minutes=50)
-"""How far behind the scheduler may be: it catches up five ticks and lets older ones go."""
+BEHIND = timedelta(minutes=25)
+"""How old the newest tick may be: of several that are due, Dagster evaluates the last one alone."""
 
 SLOW = timedelta(hours=6)
 """How old a run may be that has not ended: on a machine that is busy otherwise, a day would be over by then."""

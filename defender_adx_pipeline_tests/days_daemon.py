@@ -2,7 +2,7 @@
 
 It computes its pauses from the wall clock and waits for them in real time: until the next full minute, which is long
 over by then, or not at all, since a look took five minutes. Here every pause is half a real second, and a sensor is
-asked every half hour of the simulation at most. Nothing else of the daemon is changed.
+asked every two hours of the simulation at most. Nothing else of the daemon is changed.
 """
 
 import sys
@@ -13,7 +13,7 @@ from dagster._daemon import controller, sensor
 from dagster._daemon.cli import cli
 
 _PAUSE = 0.5
-_SENSOR_SECONDS = 1800
+_SENSOR_SECONDS = 7200
 _wait = threading.Event.wait
 _is_under_min_interval = sensor.is_under_min_interval
 

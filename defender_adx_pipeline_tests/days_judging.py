@@ -10,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from defender_adx_pipeline.adx.state_kql import LEDGER_VIEW
 from defender_adx_pipeline.cli.comparing import compare_snapshot, compare_table
 from defender_adx_pipeline.defs.tables import raw_key
 from defender_adx_pipeline.instants import parse_instant
 from defender_adx_pipeline.local.tenant import LocalTenant
 from defender_adx_pipeline.migration.agenda import complete_until, read_agenda
 from defender_adx_pipeline.migration.connections import Database
+from defender_adx_pipeline.migration.ledger import window_of_row
 from defender_adx_pipeline.migration.windows import Window
 from defender_adx_pipeline_tests.days_data import BEFORE, EVENTS, SNAPSHOTS
 from defender_adx_pipeline_tests.days_outcome import Course, Outcome
@@ -28,6 +30,10 @@ _TICK = timedelta(minutes=15)
 _DAY = timedelta(days=1)
 _BEGINS = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_RESTARTED}
 _ENDS = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SKIPPED}
+
+_CONFIRMED = f"""{LEDGER_VIEW}
+| where Kind == 'Window' and State == 'Confirmed'
+| project SourceTable, WindowStart, WindowEnd"""
 
 Interval = tuple[float, float, str]
 """Begin and end of a step in seconds since 1970, and its run."""
@@ -92,10 +98,12 @@ class Judge:
         if {item.table.name for item in items} != set(EVENTS):
             self._outcome.blame(f"not every event table is active at the end: {[item.table.name for item in items]}")
         first = self._course.begin.replace(hour=0, minute=0, second=0, microsecond=0)
-        coverage = state.coverage_of(items, first - _DAY)
+        covered: defaultdict[str, list[Window]] = defaultdict(list)
+        for row in self._database.adx.query(_CONFIRMED):
+            covered[row["SourceTable"]].append(window_of_row(row))
         for item in items:
             for day in _days(first, self._course.end):
-                since = hole(coverage[item], Window(day, min(day + _DAY, now - LAG)))
+                since = hole(covered[item.table.name], Window(day, min(day + _DAY, now - LAG)))
                 if since is not None:
                     self._outcome.forgotten += 1
                     self._outcome.reasons.append(f"{item.table.name} {day.date()}: not covered from {since} on")
