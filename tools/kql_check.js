@@ -164,7 +164,10 @@ function shape(text) {
     .replace(/datetime\(\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\d(?:\.\d{1,7})?Z)?\)/g, 'datetime(2026-01-01)')
     .replace(/\b[0-9a-f]{32}\b/g, '0'.repeat(32))
     .replace(ROWS, (_, head, rows) => {
-      const plain = rows.replace(/"[\w :,.+\-[\]()/]*"/g, '"x"').replace(/\b(?:long|int)\(\d+\)/g, 'long(1)');
+      const plain = rows
+        .replace(/"[\w :,.+\-[\]()/]*"/g, '"x"')
+        .replace(/\b(?:long|int)\(\d+\)/g, 'long(1)')
+        .replace(/\breal\([\d.]+\)/g, 'real(1)');
       return `${head}${plain}]`;
     });
 }

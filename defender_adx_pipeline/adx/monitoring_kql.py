@@ -62,6 +62,17 @@ def dashboard_file() -> Path:
     return path
 
 
+def dashboard_queries() -> dict[str, str]:
+    """The query of each tile of the dashboard by the tile's title, with what the dashboard defines before it."""
+    found = orjson.loads(dashboard_file().read_bytes())
+    texts = {query["id"]: query["text"] for query in found["queries"]}
+    return {
+        tile["title"]: f"let _startTime = ago(14d);\nlet _endTime = now();\n{texts[tile['queryRef']['queryId']]}"
+        for tile in found["tiles"]
+        if "queryRef" in tile
+    }
+
+
 def dashboard(cluster_uri: str, database: str) -> dict[str, Any]:
     """The dashboard as the ADX web UI imports it.
 
