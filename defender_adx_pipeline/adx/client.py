@@ -44,7 +44,7 @@ from defender_adx_pipeline.adx.errors import (
     partial_result,
     translate,
 )
-from defender_adx_pipeline.quoting import kql_datetime
+from defender_adx_pipeline.quoting import kql_datetime, kql_long
 from defender_adx_pipeline.settings import Settings, is_loopback
 
 Row = dict[str, Any]
@@ -270,7 +270,7 @@ class AdxClient:
         properties.set_option("request_readonly", True)  # noqa: FBT003 - the client's signature
         properties.set_option("queryconsistency", "strongconsistency")
         for name, value in (parameters or {}).items():
-            properties.set_parameter(name, kql_datetime(value) if isinstance(value, datetime) else str(value))
+            properties.set_parameter(name, _literal(value))
         completion: Mapping[str, Any] | None = None
         try:
             answer = self._kusto.execute_streaming_query(self.database, kql, timeout, properties)
@@ -346,6 +346,13 @@ class AdxClient:
         line = " ".join(text.split())
         shown = line if len(line) <= 160 else f"{line[:160]}..."
         return f"{kind} in database {self.database} ({shown})"
+
+
+def _literal(value: Parameter) -> str:
+    """A query parameter as it travels: a string as it is, everything else as a KQL literal."""
+    if isinstance(value, str):
+        return value
+    return kql_datetime(value) if isinstance(value, datetime) else kql_long(value)
 
 
 def _properties(timeout: timedelta) -> ClientRequestProperties:

@@ -47,7 +47,7 @@ class QueryEngine:
     store: AdxStore
     views: Views
 
-    def query(self, text: str, parameters: Mapping[str, str] | None = None) -> Table:
+    def query(self, text: str, parameters: Mapping[str, str | int] | None = None) -> Table:
         """Run one query.
 
         Args:
@@ -230,17 +230,18 @@ def _too_large() -> KustoFault:
     )
 
 
-def request_parameters(body: Mapping[str, Any]) -> dict[str, str]:
+def request_parameters(body: Mapping[str, Any]) -> dict[str, str | int]:
     """Query parameters of a request, out of the literals in which clients send them."""
     parameters = _properties(body).get("Parameters") or {}
     return {name: _literal(value) for name, value in parameters.items()}
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Any) -> str | int:
     text = str(value)
     for kind in ("datetime", "timespan", "guid", "long", "int", "real", "bool", "dynamic"):
         if text.startswith(f"{kind}(") and text.endswith(")"):
-            return text[len(kind) + 1 : -1]
+            inner = text[len(kind) + 1 : -1]
+            return int(inner) if kind in ("long", "int") and inner.removeprefix("-").isdecimal() else inner
     return text
 
 

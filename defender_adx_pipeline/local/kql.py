@@ -84,7 +84,7 @@ def run_kql(
     text: str,
     *,
     functions: Sequence[str] = (),
-    parameters: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str | int] | None = None,
     schema: Schema | None = None,
 ) -> KqlResult:
     """Run one KQL query. Use one cursor per thread; session variables of the cursor are seen by its views.

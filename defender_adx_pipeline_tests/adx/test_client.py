@@ -44,7 +44,11 @@ def test_parameters_travel_beside_the_query_as_literals(server, client, frames):
     client.query(
         "declare query_parameters(a:string, b:datetime, c:long); T", parameters={"a": 'x"', "b": moment, "c": 5}
     )
-    assert server.properties()["Parameters"] == {"a": 'x"', "b": "datetime(2026-08-01T00:00:00.000000Z)", "c": "5"}
+    assert server.properties()["Parameters"] == {
+        "a": 'x"',
+        "b": "datetime(2026-08-01T00:00:00.000000Z)",
+        "c": "long(5)",
+    }
 
 
 def test_datetimes_come_back_with_the_seven_digits_that_kusto_wrote(server, client, frames, dataset):

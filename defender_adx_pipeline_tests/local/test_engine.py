@@ -130,6 +130,9 @@ def test_query_parameters_are_values_and_never_text_of_the_query(configured):
     since = "datetime(2026-01-01T00:00:00Z)"
     assert len(configured.rows(f"{query} and LastRefreshedTime >= since", name="DeviceInfo", since=since)) == 2
     assert configured.rows(query, name="x' or true | take 5", since=since) == []
+    assert configured.rows("declare query_parameters(n: long); print n + 1", n="long(9007199254740992)") == [
+        [2**53 + 1]
+    ]
 
 
 def test_too_many_rows_end_in_a_partial_failure(adx):
