@@ -23,12 +23,12 @@ def test_typed_rows_are_those_of_a_half_open_window() -> None:
 
 def test_raw_rows_are_found_by_their_record_in_extents_that_came_since_the_first_window_began() -> None:
     text = raw_rows(CATALOGUE["DeviceLogonEvents"], "Logons of 2026", [THIRD, FIRST])
-    time = 'todatetime(Records["Timestamp"])'
+    at = 'todatetime(Records["Timestamp"])'
     assert text == (
         "['Logons of 2026']"
         "\n| where isnull(ingestion_time()) or ingestion_time() >= datetime(2026-10-31T23:00:00.000000Z)"
-        f"\n| where ({time} >= datetime(2026-11-03T00:00:00.000000Z) and {time} < datetime(2026-11-04T00:00:00.000000Z))"
-        f" or ({time} >= datetime(2026-11-01T00:00:00.000000Z) and {time} < datetime(2026-11-02T00:00:00.000000Z))"
+        f"\n| where ({at} >= datetime(2026-11-03T00:00:00.000000Z) and {at} < datetime(2026-11-04T00:00:00.000000Z))"
+        f" or ({at} >= datetime(2026-11-01T00:00:00.000000Z) and {at} < datetime(2026-11-02T00:00:00.000000Z))"
     )
 
 
