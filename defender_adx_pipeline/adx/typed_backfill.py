@@ -6,6 +6,11 @@ which parts, in what order, and what a count that differs means (`migration.back
 A row is in a part by its time **as the expand function converts it**, on both sides, so that the raw and the typed row
 of one record are always in the same part: a time that does not fit is null on both. Rows of one microsecond, such as a
 snapshot, are told apart by a hash over columns that Defender never changes.
+
+That time lies inside the raw record, and Kusto leaves extents unread by columns and by ingestion time alone. So the
+raw rows of a part are looked for among those that were ingested when its rows were (`Ingested`). The condition stands
+behind the expand function, which is a projection of the raw table. Where the ingestion time does not come through it,
+or a row has none (`Untimed` of `time_bins`), a part has no such condition and reads the whole table.
 """
 
 from collections.abc import Sequence
@@ -14,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from defender_adx_pipeline.adx.typed_tables import expand_name, plain, typed_table_name
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column, DefenderTable
+from defender_adx_pipeline.instants import MICROSECOND
 from defender_adx_pipeline.quoting import kql_datetime, kql_string, kql_timespan
 
 _KEY_TYPES = frozenset({"string", "long", "int", "datetime", "guid", "bool"})
@@ -27,10 +33,26 @@ _HASHES = 1_000_000_007
 
 
 @dataclass(frozen=True, slots=True)
+class Ingested:
+    """When the raw rows of a part were ingested: others need not be read to find them."""
+
+    first: datetime
+    last: datetime
+    """Of the rows that were counted, to the microsecond below."""
+    since: datetime
+    """Rows that were ingested from here on may have come after the count, with whatever time: all of them are read."""
+
+    def and_(self, other: "Ingested") -> "Ingested":
+        """Both of one count."""
+        return Ingested(min(self.first, other.first), max(self.last, other.last), min(self.since, other.since))
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """Rows that one command replaces: those of a window, or one bucket of them.
 
-    `timeless`: the rows whose time is null, instead of a window. `end` None: no bound.
+    `timeless`: the rows whose time is null, instead of a window. `end` None: no bound. `ingested` None: it is not known
+    when its raw rows were ingested, so that every row of the raw table is read to find them.
     """
 
     start: datetime | None = None
@@ -38,6 +60,7 @@ class Part:
     timeless: bool = False
     bucket: int = 0
     buckets: int = 1
+    ingested: Ingested | None = None
 
     def __str__(self) -> str:
         text = "the rows without a time" if self.timeless else f"[{_text(self.start)}, {_text(self.end)})"
@@ -74,23 +97,32 @@ def update_policies(table: DefenderTable) -> str:
     return f".show table {plain(typed_table_name(table))} policy update"
 
 
-def time_bins(table: DefenderTable, start: datetime | None, end: datetime | None, grain: timedelta) -> str:
-    """Query for the rows of both tables by their time: `Bin` (its start), `RawRows`, `TypedRows`; none of empty bins.
+def time_bins(table: DefenderTable, part: Part | None, grain: timedelta) -> str:
+    """Query for the rows of a part in both tables by their time, one row for each bin that has some, in order.
+
+    `Bin` is its start, null for rows without a time; `RawRows`, `TypedRows`; `First` and `Last`, when the raw ones were
+    ingested, null where there are none; `Untimed`, how many of them have no ingestion time.
 
     Args:
         table: the Defender table.
-        start: first instant; no bound when absent.
-        end: first instant after it; no bound when absent.
+        part: what is counted; None is every row, also without a time.
         grain: the bin size.
     """
-    time = plain(time_of(table))
-    rows = f"\n| where isnotnull({time}) and {_within(table, Part(start, end))}"
-    grouped = f"\n| summarize Rows = count() by Bin = bin({time}, {kql_timespan(grain)})"
-    raw = f"{_expanded(table)}{rows}{grouped}\n| project Bin, RawRows = Rows, TypedRows = 0"
-    typed = f"{_typed(table)}{rows}{grouped}\n| project Bin, RawRows = 0, TypedRows = Rows"
+    rows = f"\n| where {_within(table, part)}" if part else ""
+    bins = f"by Bin = bin({plain(time_of(table))}, {kql_timespan(grain)})"
+    raw = (
+        f"{_expanded(table, part)}{rows}\n| extend Ingested = ingestion_time()\n| summarize RawRows = count(),"
+        f" First = min(Ingested), Last = max(Ingested), Untimed = countif(isnull(Ingested)) {bins}"
+        "\n| project Bin, RawRows, TypedRows = 0, First, Last, Untimed"
+    )
+    typed = (
+        f"{_typed(table)}{rows}\n| summarize TypedRows = count() {bins}"
+        "\n| project Bin, RawRows = 0, TypedRows, First = datetime(null), Last = datetime(null), Untimed = 0"
+    )
     return (
         f"let Raw = {raw};\nlet Typed = {typed};\n"
-        "Raw\n| union Typed\n| summarize RawRows = sum(RawRows), TypedRows = sum(TypedRows) by Bin\n| order by Bin asc"
+        "Raw\n| union Typed\n| summarize RawRows = sum(RawRows), TypedRows = sum(TypedRows), First = min(First),"
+        " Last = max(Last), Untimed = sum(Untimed) by Bin\n| order by Bin asc"
     )
 
 
@@ -102,7 +134,7 @@ def part_counts(table: DefenderTable, part: Part, key: Sequence[str]) -> str:
     where = _where(table, part, key)
     summed = f"\n| summarize Rows = count(), Keys = sum({_hash(key, _HASHES)})"
     return (
-        f"let Raw = {_expanded(table)}{where}{summed};\nlet Typed = {_typed(table)}{where}{summed};\n"
+        f"let Raw = {_expanded(table, part)}{where}{summed};\nlet Typed = {_typed(table)}{where}{summed};\n"
         "print RawRows = toscalar(Raw | project Rows), RawKeys = toscalar(Raw | project Keys),"
         " TypedRows = toscalar(Typed | project Rows), TypedKeys = toscalar(Typed | project Keys)"
     )
@@ -119,12 +151,21 @@ def expand_anew(table: DefenderTable, part: Part, key: Sequence[str]) -> str:
     return (
         f".update table {_typed(table)} delete Old append New <|\n"
         f"let Old = {_typed(table)}{where};\n"
-        f"let New = {_expanded(table)}{where};\n"
+        f"let New = {_expanded(table, part)}{where};\n"
     )
 
 
-def _expanded(table: DefenderTable) -> str:
-    return f"{expand_name(table)}()"
+def _expanded(table: DefenderTable, part: Part | None) -> str:
+    """The raw rows among which those of a part are, expanded."""
+    function, when = f"{expand_name(table)}()", part.ingested if part else None
+    if when is None:
+        return function
+    # The lower bound is a condition by itself, so that it is used also by an engine that makes nothing of `or`.
+    bounds = f"ingestion_time() >= {kql_datetime(min(when.first, when.since))}"
+    if when.last < when.since:
+        after = kql_datetime(when.last + MICROSECOND)
+        bounds += f" and (ingestion_time() < {after} or ingestion_time() >= {kql_datetime(when.since)})"
+    return f"{function}\n| where {bounds}"
 
 
 def _typed(table: DefenderTable) -> str:

@@ -9,6 +9,7 @@ in a millisecond instead of a tenth of a second, and every load of a raw table r
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,8 +34,8 @@ class Expansion:
             found.setdefault(column.casefold(), (column, key, kind))
         return tuple(found.values())
 
-    def select(self, source: str) -> str:
-        """The query as SQL over what is called `source` there.
+    def select(self, source: str, hidden: Iterable[str] = ()) -> str:
+        """The query as SQL over what is called `source` there, whose `hidden` columns come through after the others.
 
         A record is parsed once for its values and once for its texts. Were each field taken by itself, DuckDB would
         keep a parsed copy of 2,048 records for each: 70 fields of 2,000 records took more than 1.8 GB.
@@ -46,7 +47,8 @@ class Expansion:
         )
         bag = quoted(self.bag)
         taken = f"json_extract_string({bag}, [{paths}]) AS texts, json_extract({bag}, [{paths}]) AS bags"
-        return f"SELECT {columns} FROM (SELECT {taken} FROM {source})"  # noqa: S608 - quoted
+        through = "".join(f", {quoted(name)}" for name in hidden)
+        return f"SELECT {columns}{through} FROM (SELECT {taken}{through} FROM {source})"  # noqa: S608 - quoted
 
 
 _NAME = r"(?:\['(?P<{0}q>[^'\\]+)'\]|(?P<{0}>[A-Za-z_]\w*))"

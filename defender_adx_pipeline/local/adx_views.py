@@ -153,7 +153,10 @@ class Views:
         return prepared
 
     def _expand(self, name: str, body: str) -> Prepared | None:
-        """The view of a function that only takes fields out of records, without the translator."""
+        """The view of a function that only takes fields out of records, without the translator.
+
+        Its rows are those of the table one by one, so that they keep their ingestion time where a query asks for it.
+        """
         found = self._expansion(body)
         if found is None:
             return None
@@ -161,7 +164,7 @@ class Views:
         prepared = Prepared(body, "plain", (), (table.columns,))
         if self._made.get(name) != prepared:
             for level in LEVELS:
-                self._publish(level, name, found.select(f"{level}.main.{quoted(table.name)}"))
+                self._publish(level, name, found.select(f"{level}.main.{quoted(table.name)}", LEVELS[level]))
             self._made[name] = prepared
         return prepared
 

@@ -16,9 +16,9 @@ import duckdb
 
 from defender_adx_pipeline.local import loading
 from defender_adx_pipeline.local.adx_replace import ROW, TooManyDeletesError, replace_rows
-from defender_adx_pipeline.local.adx_schema import EXTENT_ID, Level
+from defender_adx_pipeline.local.adx_schema import EXTENT_ID, Level, quoted
 from defender_adx_pipeline.local.adx_updates import UpdatePolicyError
-from defender_adx_pipeline.local.adx_views import Prepared
+from defender_adx_pipeline.local.adx_views import Prepared, visible
 from defender_adx_pipeline.local.commands_context import Context
 from defender_adx_pipeline.local.commands_ingest import NO_EXTENT, check_columns_match
 from defender_adx_pipeline.local.commands_text import Reader, outside_literals
@@ -116,5 +116,8 @@ def _appended(context: Context, table: str, query: str) -> tuple[str, Any, Level
     prepared = context.views.prepare(query)
     with closing(context.store.cursor(prepared.level)) as cursor:
         translation = translate(cursor, prepared.text, functions=prepared.functions)
-    check_columns_match(context.store.table(table), translation.columns)
-    return translation.sql, translation.parameters or None, prepared.level
+    places = visible([name for name, _ in translation.columns], prepared.level)
+    shown = [translation.columns[place] for place in places]
+    check_columns_match(context.store.table(table), shown)
+    sql = f"SELECT {', '.join(quoted(name) for name, _ in shown)} FROM ({translation.sql})"  # noqa: S608 - quoted
+    return sql, translation.parameters or None, prepared.level

@@ -16,9 +16,25 @@ each part one query, which sees one moment, counts its raw and typed rows and ad
 Where the two differ the part is replaced again, out of raw records that no step here ever changes. Rows that land after
 the proof are typed by the update policy, which has to be there.
 
-**What it costs.** A raw record has its time inside its JSON, so each part reads the time in every raw record of the
-table, once to replace the part and once to prove it: the time taken grows with parts times raw rows. Bounds (`start`,
-`end`) make fewer parts, not smaller ones to search.
+**What it costs.** A raw record has its time inside its JSON, so that finding the rows of a window takes reading the
+whole raw table. That is done twice, however many parts there are: at the start for the counts, at the end for the last
+proof. Bounds (`start`, `end`) make neither smaller. The parts themselves, which are replaced and proven one by one,
+read only what was ingested when their rows were:
+
+- The first count also asks when the raw rows of each bin of time were ingested. A part reads from the first to the last
+  of these moments, whatever lies between a row's time and its ingestion: of rows that came within the hour a few
+  extents, of a day into which an archive was imported a year later the whole year, snapshots by SnapshotTime and rows
+  without a time like all others. Nothing is assumed of clocks, nor of how late a row may be.
+- Rows that arrive after that count may be of any time. So a part reads in addition whatever was ingested since the
+  count, and within `ARRIVING` before it by the cluster's clock: the docs call `ingestion_time()` approximate, and what
+  was being committed as the count began may bear an earlier one.
+- Rows without an ingestion time, as those from before the raw table had the policy, cannot be told by it, nor can any
+  where `ingestion_time()` does not come through the expand function. A part with such rows reads the whole table.
+- What is left are rows that arrive during the backfill with an ingestion time from before it: extents that somebody
+  moved into the raw table. A part can then delete a typed row whose raw one it does not read, and its proof does not
+  see that either. So at the end raw and typed rows are counted again over the whole table, and bins with fewer typed
+  rows are replaced once more without any bound of ingestion. A backfill that ended with an error has not come to this:
+  run it over all once the error is mended when extents were moved into the raw table meanwhile.
 
 **What else the command changes**, since it has no property for it: the new rows have a new `ingestion_time()`; their
 extents have no `ingest-by:` tags, by which `.show table T extents` would find a slice (the pipeline looks for them in
@@ -28,9 +44,10 @@ over a typed table keeps what it made of the old rows. When raw records have gon
 expanding anew would take the typed rows away, too: that is refused, unless asked for.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -38,7 +55,9 @@ import orjson
 
 from defender_adx_pipeline.adx.errors import AdxError, AdxPermissionError, AdxUnreachableError, MissingObjectError
 from defender_adx_pipeline.adx.kql import table_columns
+from defender_adx_pipeline.adx.state_kql import present
 from defender_adx_pipeline.adx.typed_backfill import (
+    Ingested,
     Part,
     expand_anew,
     key_of,
@@ -50,7 +69,7 @@ from defender_adx_pipeline.adx.typed_backfill import (
 from defender_adx_pipeline.adx.typed_tables import expand_name, typed_table_name
 from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.instants import parse_instant
-from defender_adx_pipeline.migration.backfill_parts import GRAINS, Bin, bin_part, bucketed, packed
+from defender_adx_pipeline.migration.backfill_parts import GRAINS, Bin, bin_part, packed
 from defender_adx_pipeline.migration.errors import BackfillError
 
 ROWS_PER_PART = 500_000
@@ -61,6 +80,10 @@ TRIES = 4
 
 COUNTING = timedelta(minutes=30)
 """How long the cluster may take to count a table, for which it reads the time in every raw record."""
+
+ARRIVING = timedelta(days=1)
+"""How long before the first count a row may have been ingested that it did not see. A load takes minutes, and a command
+an hour at most; each part reads what was ingested within this time."""
 
 
 class BackfillClient(Protocol):
@@ -116,24 +139,28 @@ def backfill(
     began = time.monotonic()
     columns = _checked_columns(adx, table)
     key = key_of(table, columns)
+    whole = None if start is None and end is None else Part(start, end)
     try:
-        bins = list(_counted(adx, table, (start, end), rows_per_part))
-        parts = packed(bins, rows_per_part)
-        if start is None and end is None:
-            timeless = _bin(adx, table, Part(timeless=True), key)
-            bins.append(timeless)
-            parts += bucketed(timeless, rows_per_part) if timeless.rows else []
+        (row,) = adx.query(present())
+        since = parse_instant(str(row["Now"])) - ARRIVING
+        bins = list(_counted(adx, table, whole, rows_per_part, since=since))
     except AdxError as error:
         raise BackfillError(f"{table.name}: its rows could not be counted: {error} Nothing was changed.") from error
+    parts = packed(bins, rows_per_part)
     _refuse_surplus(table, bins, allowed=delete_surplus)
     name = typed_table_name(table)
     tell(f"{name}: {sum(one.raw for one in bins)} raw rows and {sum(one.typed for one in bins)} typed ones")
-    rows = 0
-    for number, part in enumerate(parts, 1):
-        done = _replaced(adx, table, part, key, tell)
-        rows += done
-        tell(f"{name}: part {number} of {len(parts)}, {part}: {done} rows")
-    return Backfilled(rows, len(parts), time.monotonic() - began)
+    if slow := sum(part.ingested is None for part in parts):
+        tell(f"{name}: {slow} of {len(parts)} parts read the whole raw table: rows of theirs have no ingestion time")
+    rows = _all_replaced(adx, table, parts, key, tell)
+    passed = _passed_over(adx, table, whole, rows_per_part) if any(part.ingested for part in parts) else []
+    again = packed(passed, rows_per_part)
+    if again:
+        tell(
+            f"{name}: {len(again)} parts once more: raw rows came to them with an ingestion time from before the count"
+        )
+        rows += _all_replaced(adx, table, again, key, tell) - sum(one.typed for one in passed)
+    return Backfilled(rows, len(parts) + len(again), time.monotonic() - began)
 
 
 def _checked_columns(adx: BackfillClient, table: DefenderTable) -> tuple[Column, ...]:
@@ -190,24 +217,60 @@ def _is_filled(adx: BackfillClient, table: DefenderTable) -> bool:
 def _counted(
     adx: BackfillClient,
     table: DefenderTable,
-    bounds: tuple[datetime | None, datetime | None],
+    within: Part | None,
     most: int,
+    *,
+    since: datetime | None,
     grain: int = 0,
 ) -> Iterator[Bin]:
-    """The bins that have rows, in order; a bin with more than `most` rows in finer ones, as far as time goes."""
-    start, end = bounds
-    for row in adx.query(time_bins(table, start, end, GRAINS[grain]), timeout=COUNTING):
-        part = bin_part(parse_instant(str(row["Bin"])), GRAINS[grain], start, end)
-        one = Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
-        if one.rows > most and grain + 1 < len(GRAINS):
-            yield from _counted(adx, table, (part.start, part.end), most, grain + 1)
+    """The bins that have rows, in order, those without a time last; a bin with more than `most` rows in finer ones.
+
+    Args:
+        adx: the database.
+        table: the Defender table.
+        within: what is counted; None is every row, also without a time.
+        most: rows that a bin should have, as far as time goes.
+        since: rows that were ingested from here on may not have been there yet; None when no bin may be looked for by
+            when its rows were ingested.
+        grain: which of `GRAINS`.
+    """
+    rows = adx.query(time_bins(table, within, GRAINS[grain]), timeout=COUNTING)
+    for row in sorted(rows, key=lambda row: row["Bin"] is None):
+        if row["Bin"] is None:
+            part = Part(timeless=True)
+        else:
+            bounds = (None, None) if within is None else (within.start, within.end)
+            part = bin_part(parse_instant(str(row["Bin"])), GRAINS[grain], *bounds)
+        one = Bin(replace(part, ingested=_ingested(row, since)), int(row["RawRows"]), int(row["TypedRows"]))
+        if one.rows > most and not part.timeless and grain + 1 < len(GRAINS):
+            # Only what this bin's rows were ingested with is read to count them in finer ones.
+            yield from _counted(adx, table, one.part, most, since=since, grain=grain + 1)
         else:
             yield one
 
 
-def _bin(adx: BackfillClient, table: DefenderTable, part: Part, key: Sequence[str]) -> Bin:
-    (row,) = adx.query(part_counts(table, part, key), timeout=COUNTING)
-    return Bin(part, int(row["RawRows"]), int(row["TypedRows"]))
+def _ingested(row: Mapping[str, Any], since: datetime | None) -> Ingested | None:
+    if since is None or row["Untimed"]:
+        return None
+    if row["First"] is None:  # no raw rows
+        return Ingested(since, since, since)
+    return Ingested(parse_instant(str(row["First"])), parse_instant(str(row["Last"])), since)
+
+
+def _passed_over(adx: BackfillClient, table: DefenderTable, within: Part | None, most: int) -> list[Bin]:
+    """Bins that have fewer typed rows than raw ones after all parts were replaced, counted over the whole raw table.
+
+    More typed rows than raw ones are none that a part made: then raw records went by retention in the meantime.
+    """
+    try:
+        days = _counted(adx, table, within, sys.maxsize, since=None)
+        short = [one.part for one in days if one.raw > one.typed]
+        return [one for part in short for one in _counted(adx, table, part, most, since=None)]
+    except AdxError as error:
+        raise BackfillError(
+            f"{typed_table_name(table)}: all parts are done, but whether raw rows with an older ingestion time came in"
+            f" the meantime could not be seen: {error} Run it again when extents were moved into {table.raw_table}."
+        ) from error
 
 
 def _refuse_surplus(table: DefenderTable, bins: Sequence[Bin], *, allowed: bool) -> None:
@@ -222,6 +285,22 @@ def _refuse_surplus(table: DefenderTable, bins: Sequence[Bin], *, allowed: bool)
         " else wrote into the typed table. Expanding anew would delete them, so nothing was changed. Leave these times"
         " out with --from and --to, or say --delete-surplus when they may go."
     )
+
+
+def _all_replaced(
+    adx: BackfillClient,
+    table: DefenderTable,
+    parts: Sequence[Part],
+    key: Sequence[str],
+    tell: Callable[[str], object],
+) -> int:
+    """Replace parts one by one; the number of their rows."""
+    rows = 0
+    for number, part in enumerate(parts, 1):
+        done = _replaced(adx, table, part, key, tell)
+        rows += done
+        tell(f"{typed_table_name(table)}: part {number} of {len(parts)}, {part}: {done} rows")
+    return rows
 
 
 def _replaced(

@@ -1,4 +1,4 @@
-"""Which parts a backfill replaces one by one, out of how many rows lie where. Pure arithmetic.
+"""Which parts a backfill replaces one by one, out of how many rows lie where and when they came. Pure arithmetic.
 
 Here: bins into parts. Not here: counting (`backfill`), and the statements of a part (`adx.typed_backfill`).
 """
@@ -6,8 +6,9 @@ Here: bins into parts. Not here: counting (`backfill`), and the statements of a 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 
-from defender_adx_pipeline.adx.typed_backfill import Part
+from defender_adx_pipeline.adx.typed_backfill import Ingested, Part
 
 GRAINS = (
     timedelta(days=1),
@@ -47,7 +48,7 @@ def packed(bins: Iterable[Bin], most: int) -> list[Part]:
     """Parts of as many neighbouring bins as have no more than `most` rows together; a fuller bin in buckets.
 
     Args:
-        bins: in the order of time, without overlap.
+        bins: in the order of time, without overlap; the one of the rows without a time is a part of its own.
         most: rows that a part may have.
 
     Returns:
@@ -58,10 +59,15 @@ def packed(bins: Iterable[Bin], most: int) -> list[Part]:
 
     def close() -> None:
         if taken:
-            parts.append(Part(taken[0].part.start, taken[-1].part.end))
+            when = together(one.part.ingested for one in taken)
+            parts.append(Part(taken[0].part.start, taken[-1].part.end, ingested=when))
             taken.clear()
 
     for one in bins:
+        if one.part.timeless:
+            close()
+            parts += bucketed(one, most)
+            continue
         if sum(other.rows for other in taken) + one.rows > most:
             close()
         if one.rows > most:
@@ -70,6 +76,13 @@ def packed(bins: Iterable[Bin], most: int) -> list[Part]:
             taken.append(one)
     close()
     return parts
+
+
+def together(times: Iterable[Ingested | None]) -> Ingested | None:
+    """When the rows of several bins were ingested; not known where it is not of one of them."""
+    found = list(times)
+    known = [one for one in found if one is not None]
+    return reduce(Ingested.and_, known) if known and len(known) == len(found) else None
 
 
 def bucketed(one: Bin, most: int) -> list[Part]:

@@ -5,7 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from defender_adx_pipeline.adx.typed_backfill import Part, expand_anew, key_of, part_counts, time_bins, time_of
+from defender_adx_pipeline.adx.typed_backfill import (
+    Ingested,
+    Part,
+    expand_anew,
+    key_of,
+    part_counts,
+    time_bins,
+    time_of,
+)
 from defender_adx_pipeline.adx.typed_tables import typed_columns
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column, DefenderTable, load_catalogue
 from defender_adx_pipeline_tests.conftest import Statements
@@ -13,6 +21,8 @@ from defender_adx_pipeline_tests.conftest import Statements
 CATALOGUE = load_catalogue()
 SIGN_INS, NODES = CATALOGUE["EntraIdSignInEvents"], CATALOGUE["ExposureGraphNodes"]
 START, END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC)
+DAY = timedelta(days=1)
+INGESTED = Ingested(START + DAY, START + 3 * DAY, START + 9 * DAY)
 
 
 @pytest.mark.parametrize("table", CATALOGUE.values(), ids=lambda table: table.name)
@@ -24,11 +34,13 @@ def test_every_table_can_be_cut_by_time_and_by_a_key_that_never_changes(
     assert key[0] == time_of(table)
     assert len(key) > 1
     assert not set(key) & set(table.mutable_columns)
-    for part in (Part(START, END), Part(START, END, bucket=1, buckets=3), Part(timeless=True), Part()):
+    bucket = Part(START, END, bucket=1, buckets=3, ingested=INGESTED)
+    for part in (Part(START, END), bucket, Part(timeless=True), Part()):
         # Microsoft's parser reads what is recorded.
         statements.add("adx", expand_anew(table, part, key))
         statements.add("adx", part_counts(table, part, key))
-    statements.add("adx", time_bins(table, START, None, timedelta(hours=1)))
+        statements.add("adx", time_bins(table, part, timedelta(hours=1)))
+    statements.add("adx", time_bins(table, None, timedelta(days=1)))
 
 
 def test_the_rows_that_go_and_those_that_come_are_told_by_the_same_condition() -> None:
@@ -41,6 +53,42 @@ def test_the_rows_that_go_and_those_that_come_are_told_by_the_same_condition() -
         ".update table EntraIdSignInEvents delete Old append New <|\nlet Old = EntraIdSignInEvents\n"
     )
     assert "let New = ExpandEntraIdSignInEvents()\n" in text
+
+
+def conditions(ingested: Ingested | None) -> list[str]:
+    """What a replacement, its proof and a count ask of the raw rows before their own time."""
+    part = Part(START, END, ingested=ingested)
+    texts = (expand_anew(SIGN_INS, part, ("Timestamp",)), part_counts(SIGN_INS, part, ("Timestamp",)))
+    found = [re.findall(r"ExpandEntraIdSignInEvents\(\)\n((?:\| where (?!Timestamp).*\n)?)", text) for text in texts]
+    found.append(
+        re.findall(r"ExpandEntraIdSignInEvents\(\)\n((?:\| where (?!T).*\n)?)", time_bins(SIGN_INS, part, DAY))
+    )
+    return [condition.strip() for one in found for condition in one]
+
+
+def test_raw_rows_are_looked_for_where_they_were_ingested_and_among_what_came_since() -> None:
+    asked = (
+        "| where ingestion_time() >= datetime(2026-11-02T00:00:00.000000Z)"
+        " and (ingestion_time() < datetime(2026-11-04T00:00:00.000001Z)"
+        " or ingestion_time() >= datetime(2026-11-10T00:00:00.000000Z))"
+    )
+    assert conditions(INGESTED) == [asked] * 3
+    assert conditions(None) == [""] * 3
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "bound"), [(-3, 0, "2026-11-07"), (-3, 5, "2026-11-07"), (2, 5, "2026-11-10")]
+)
+def test_recent_rows_need_no_upper_bound(first: int, last: int, bound: str) -> None:
+    since = INGESTED.since
+    recent = Ingested(since + first * DAY, since + last * DAY, since)
+    assert conditions(recent) == [f"| where ingestion_time() >= datetime({bound}T00:00:00.000000Z)"] * 3
+
+
+def test_the_typed_rows_that_go_are_not_told_by_their_ingestion_which_a_backfill_changes() -> None:
+    text = expand_anew(SIGN_INS, Part(START, END, ingested=INGESTED), ("Timestamp",))
+    (gone,) = re.findall(r"let Old = .*?;", text, re.DOTALL)
+    assert "ingestion_time" not in gone
 
 
 def test_a_snapshot_goes_by_the_time_at_which_it_was_taken() -> None:

@@ -80,6 +80,25 @@ def test_it_gives_what_the_translator_gives_and_the_seventh_digit(adx):
     ]
 
 
+def test_its_rows_keep_the_ingestion_time_and_extent_that_they_have_in_the_table(adx):
+    adx.raw_table("TimedRaw")
+    adx.command('.create-or-alter function Timed() { TimedRaw | project A = tostring(Records["A"]) }')
+    for name in ("a", "b"):
+        adx.command(f""".append TimedRaw with (tags='["drop-by:{name}"]') <| print parse_json('{{"A": "{name}"}}')""")
+    asked = (
+        "project A = tostring({}), At = tostring(ingestion_time()), Id = extent_id(), Tags = tostring(extent_tags())"
+    )
+    order = " | order by A asc"
+    of_table = adx.rows(f"TimedRaw | {asked.format('Records.A')}{order}")
+    assert adx.rows(f"Timed() | {asked.format('A')}{order}") == of_table
+    (_, first, *_), (_, second, *_) = of_table
+    assert first < second
+    later = f"Timed() | where ingestion_time() >= datetime({second})"
+    assert adx.rows(later) == [["b"]]
+    assert adx.rows(f"{later} | union (Timed() | where isnull(ingestion_time())) | count") == [[1]]
+    assert adx.rows(f"{later} | extend B = 1") == [["b", 1]]
+
+
 def test_names_that_differ_in_case_alone_are_taken_and_the_first_is_held(adx):
     adx.raw_table("TwinsRaw")
     adx.command(".create-merge table Twins (LogonId: long, LogonID: long)")

@@ -88,6 +88,15 @@ def test_what_would_happen_is_told_and_does_not_happen(people):
     assert sorted(people.rows("People")) == sorted(before)
 
 
+def test_what_is_appended_may_be_chosen_by_when_it_was_ingested(people):
+    ((second,),) = people.rows("People | summarize At = max(ingestion_time()) | project tostring(At)")
+    people.command(
+        ".update table People delete D append A <| let D = People | where Id > 0;"
+        f" let A = People | where ingestion_time() >= datetime({second}) | extend Colour = 'new';"
+    )
+    assert colours(people) == {4: "new", 5: "new"}
+
+
 def test_nothing_to_delete_and_nothing_to_append_are_both_in_order(people):
     assert people.command(
         ".update table People delete D append A <| let D = People | where Id > 99; let A = People | where Id > 99;"

@@ -2,9 +2,7 @@
 
 import json
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from defender_adx_pipeline.adx.client import AdxClient
-from defender_adx_pipeline.adx.kql import append_rows
 from defender_adx_pipeline.adx.schema import bootstrap
 from defender_adx_pipeline.adx.typed_tables import (
     expand_function,
     expand_name,
     typed_columns,
     typed_table_name,
-    update_policy,
     widening,
 )
-from defender_adx_pipeline.catalogue import Catalogue, Column, DefenderTable, load_catalogue
+from defender_adx_pipeline.catalogue import Catalogue, Column, load_catalogue
 from defender_adx_pipeline.migration.backfill import TRIES, backfill
 from defender_adx_pipeline.migration.errors import BackfillError
 from defender_adx_pipeline_tests.conftest import OpenTenant, Statements
+from defender_adx_pipeline_tests.migration.backfilling import Between, Record, expanded, no_policy, put, typed
 
 if TYPE_CHECKING:
     from defender_adx_pipeline.local.tenant import LocalTenant
@@ -39,8 +36,6 @@ SIGN_INS, CLOUD, PROCESSES, KNOWN = TABLES = tuple(
     for name in ("EntraIdSignInEvents", "CloudAppEvents", "DeviceProcessEvents", "DeviceTvmSoftwareVulnerabilitiesKB")
 )
 START = datetime(2026, 11, 1, tzinfo=UTC)
-
-Record = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -73,46 +68,6 @@ def adx(database: AdxClient, tenant: "LocalTenant") -> Iterator[AdxClient]:
 ADDED = (Column("RiskScore", "int"), Column("ErrorCode_string", "string"))
 
 
-class Between:
-    """The real client, which lets something happen before or after each replacement, counted from 1."""
-
-    def __init__(
-        self,
-        adx: AdxClient,
-        *,
-        before: Callable[[int], object] = lambda _: None,
-        after: Callable[[int], object] = lambda _: None,
-    ) -> None:
-        self._adx, self._before, self._after = adx, before, after
-        self.replacements = 0
-        self.query = adx.query
-
-    def command(self, text: str, *, idempotent: bool) -> list[Record]:
-        if not text.startswith(".update"):
-            return self._adx.command(text, idempotent=idempotent)
-        self.replacements += 1
-        self._before(self.replacements)
-        answer = self._adx.command(text, idempotent=idempotent)
-        self._after(self.replacements)
-        return answer
-
-
-def put(adx: AdxClient, table: DefenderTable, records: Sequence[Record]) -> None:
-    """Load records, which the update policy expands if there is one."""
-    for text in append_rows(table.raw_table, [("Records", "dynamic")], [{"Records": record} for record in records]):
-        adx.command(text, idempotent=False)
-
-
-@contextmanager
-def no_policy(adx: AdxClient, table: DefenderTable) -> Iterator[None]:
-    """As in a database whose typed tables were not made yet."""
-    adx.command(f".delete table {typed_table_name(table)} policy update", idempotent=True)
-    try:
-        yield
-    finally:
-        adx.command(update_policy(table), idempotent=True)
-
-
 def sign_ins(days: int, per_day: int = 2, kind: str = "old") -> list[Record]:
     return [
         {
@@ -124,15 +79,6 @@ def sign_ins(days: int, per_day: int = 2, kind: str = "old") -> list[Record]:
         for day in range(days)
         for number in range(per_day)
     ]
-
-
-def typed(adx: AdxClient, table: DefenderTable) -> Counter[str]:
-    return Counter(json.dumps(row, sort_keys=True) for row in adx.query(typed_table_name(table)))
-
-
-def expanded(adx: AdxClient, table: DefenderTable) -> Counter[str]:
-    """What the typed table has to have."""
-    return Counter(json.dumps(row, sort_keys=True) for row in adx.query(f"{expand_name(table)}()"))
 
 
 # --- what it is for -----------------------------------------------------------------------------

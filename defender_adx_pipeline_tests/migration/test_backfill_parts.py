@@ -1,12 +1,13 @@
 """How a table is cut into the parts that a backfill replaces one by one."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defender_adx_pipeline.adx.typed_backfill import Part
-from defender_adx_pipeline.migration.backfill_parts import GRAINS, Bin, bin_part, bucketed, packed
+from defender_adx_pipeline.adx.typed_backfill import Ingested, Part
+from defender_adx_pipeline.migration.backfill_parts import GRAINS, Bin, bin_part, bucketed, packed, together
 
 FIRST = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = GRAINS[0]
@@ -52,6 +53,26 @@ def test_the_last_bin_of_all_time_has_no_end():
     last = datetime(9999, 12, 31, tzinfo=UTC)
     assert bin_part(last, DAY, None, None) == Part(last, None)
     assert str(bin_part(last, DAY, None, None)) == "[9999-12-31T00:00:00Z, unbounded)"
+
+
+def came(first: int, last: int) -> Ingested:
+    return Ingested(FIRST + first * DAY, FIRST + last * DAY, FIRST + 90 * DAY)
+
+
+def test_a_part_was_ingested_when_its_bins_were_and_it_is_unknown_where_it_is_of_one():
+    bins = [day(0, 2), day(1, 2), day(2, 4)]
+    known = [replace(one, part=replace(one.part, ingested=came(5 - n, 6 + n))) for n, one in enumerate(bins)]
+    assert [part.ingested for part in packed(known, 4)] == [came(4, 7), came(3, 8)]
+    assert [part.ingested for part in packed([bins[0], *known[1:]], 4)] == [None, came(3, 8)]
+    assert [part.ingested for part in packed(known[2:], 2)] == [came(3, 8)] * 2
+    assert together([]) is None
+
+
+def test_rows_without_a_time_are_parts_of_their_own():
+    timeless = Bin(Part(timeless=True, ingested=came(0, 9)), 5, 0)
+    parts = packed([day(0, 1), day(1, 1), timeless], 4)
+    assert parts[0] == Part(FIRST, FIRST + 2 * DAY)
+    assert parts[1:] == bucketed(timeless, 4)
 
 
 def test_rows_without_a_time_are_shared_out_by_hash():
