@@ -5,7 +5,17 @@ from functools import cache
 
 import dagster as dg
 
-from defender_adx_pipeline.defs import assets, gaps, health, jobs, no_duplicates, schedules, sensors, values_fit
+from defender_adx_pipeline.defs import (
+    assets,
+    gaps,
+    health,
+    jobs,
+    no_duplicates,
+    schedules,
+    sensors,
+    values_fit,
+    wrong_settings,
+)
 
 _STEPS = 4
 """Steps of one run at a time, whatever the number of cores: they mostly wait, for Defender's answers and for ADX."""
@@ -28,7 +38,8 @@ def _built() -> dg.Definitions:
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
         # Module by module: `load_from_defs_folder` needs the pyproject.toml, which an installed wheel has not.
-        named = dg.load_definitions_from_modules([gaps, health, jobs, no_duplicates, schedules, sensors, values_fit])
+        modules = [gaps, health, jobs, no_duplicates, schedules, sensors, values_fit, wrong_settings]
+        named = dg.load_definitions_from_modules(modules)
         executor = dg.multiprocess_executor.configured(
             {"max_concurrent": _STEPS, "start_method": {"forkserver": {"preload_modules": _PRELOAD}}}
         )

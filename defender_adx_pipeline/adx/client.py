@@ -34,6 +34,7 @@ from tenacity import (
 )
 
 from defender_adx_pipeline import __version__
+from defender_adx_pipeline.adx.connecting import connect_in_time
 from defender_adx_pipeline.adx.errors import (
     AdxAuthenticationError,
     AdxError,
@@ -125,6 +126,7 @@ class AdxClient:
         self._renew_token = renew_token
         self._sleep = sleep
         self._kusto = KustoClient(self.connection(cluster_uri))
+        connect_in_time(self._kusto)
 
     @classmethod
     def from_settings(

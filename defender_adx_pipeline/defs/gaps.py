@@ -19,6 +19,7 @@ from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defender.errors import HuntingError, TooLargeError, UnresolvedNameError
 from defender_adx_pipeline.defs.jobs import event_tables_job
 from defender_adx_pipeline.defs.partitions import daily
+from defender_adx_pipeline.defs.readable import readable
 from defender_adx_pipeline.defs.requests import (
     GAP_PRIORITY,
     HISTORY_TAG,
@@ -78,6 +79,7 @@ class Round:
         " while it has time."
     ),
 )
+@readable
 def gap_finder(
     context: dg.SensorEvaluationContext, adx: AdxResource, defender: DefenderResource
 ) -> dg.SensorResult | dg.SkipReason:

@@ -14,6 +14,7 @@ import dagster as dg
 
 from defender_adx_pipeline.defs.checks import WATERMARK_LAG
 from defender_adx_pipeline.defs.raw_results import Verdict, kept_out, late
+from defender_adx_pipeline.defs.readable import readable
 from defender_adx_pipeline.defs.requests import sensor_status
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.instants import utc_now
@@ -34,6 +35,7 @@ _SHOWN = 5
         " changes, and once a day. It starts nothing. A table that is switched off is left out."
     ),
 )
+@readable
 def health(context: dg.SensorEvaluationContext, adx: AdxResource) -> dg.SensorResult:
     """One result for each check whose verdict is another than Dagster has, or a day old."""
     now, state = utc_now(), adx.migration_state()

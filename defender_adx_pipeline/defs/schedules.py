@@ -17,6 +17,7 @@ from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.defs.assets import SCOPE_TAG, SWEEP, TICK
 from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
 from defender_adx_pipeline.defs.partitions import keys_between
+from defender_adx_pipeline.defs.readable import readable
 from defender_adx_pipeline.defs.requests import (
     HISTORY_TAG,
     SNAPSHOT_PRIORITY,
@@ -51,6 +52,7 @@ _NO_SNAPSHOTS = "no snapshot table in MigrationConfiguration is active"
         " asked at once whether there is anything, and those alone get a run that have something."
     ),
 )
+@readable
 def event_tables_tick(
     context: dg.ScheduleEvaluationContext, adx: AdxResource, defender: DefenderResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
@@ -83,6 +85,7 @@ def event_tables_tick(
         " rows that came later than the overlap of the tick, and what a failed run of an old partition left open."
     ),
 )
+@readable
 def event_tables_sweep(
     context: dg.ScheduleEvaluationContext, adx: AdxResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
@@ -111,6 +114,7 @@ def event_tables_sweep(
         " snapshot of the day is not published yet, because a run failed or the table was switched on meanwhile."
     ),
 )
+@readable
 def snapshot_tables_daily(
     context: dg.ScheduleEvaluationContext, adx: AdxResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:

@@ -10,6 +10,7 @@ import orjson
 
 from defender_adx_pipeline.defs.jobs import event_tables_job, snapshot_tables_job
 from defender_adx_pipeline.defs.partitions import keys_between
+from defender_adx_pipeline.defs.readable import readable
 from defender_adx_pipeline.defs.requests import (
     ACTIVATED_PRIORITY,
     HISTORY_TAG,
@@ -34,6 +35,7 @@ from defender_adx_pipeline.migration.scope import readable_since
         " today's snapshot."
     ),
 )
+@readable
 def table_activated(context: dg.SensorEvaluationContext, adx: AdxResource) -> dg.SensorResult:
     """One run for each table that is active now and was not when the sensor last looked.
 
@@ -82,6 +84,7 @@ def _first_run(context: dg.SensorEvaluationContext, item: TableConfiguration, no
         " having written one."
     ),
 )
+@readable
 def runs_without_a_word(context: dg.SensorEvaluationContext, adx: AdxResource) -> dg.SkipReason:
     """Starts nothing."""
     settled = settle_ended_runs(context.instance, adx.migration_state(), adx.catalogue)
