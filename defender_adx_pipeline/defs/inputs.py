@@ -10,6 +10,7 @@ import dagster as dg
 from defender_adx_pipeline.defs.frames import FrameType
 from defender_adx_pipeline.defs.handles import KqlHandle, kql_handle
 from defender_adx_pipeline.defs.partitions import window_of
+from defender_adx_pipeline.defs.readable import reading
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.migration.windows import Window, merge
 
@@ -24,13 +25,15 @@ def load_rows(context: dg.InputContext, adx: AdxResource) -> "KqlHandle | pd.Dat
     Raises:
         TypeError: the parameter is neither a KqlHandle nor a pandas DataFrame nor an Arrow table.
         DagsterInvariantViolationError: the upstream asset is not partitioned by time, or no partition is asked for.
-        MigrationError, AdxError: as `kql_handle`, and of frames as `KqlHandle.to_pandas`.
+        ReadingError: what `kql_handle` raises, and of frames `KqlHandle.to_pandas`, as one sentence with the mend.
     """
-    wanted = FrameType.of(context.dagster_type.typing_type, context.asset_key.to_user_string())
-    handle = kql_handle(adx, context.asset_key, *_windows(context))
-    if wanted is FrameType.HANDLE:
-        return handle
-    return handle.to_pandas() if wanted is FrameType.PANDAS else handle.to_arrow()
+    asset = context.asset_key.to_user_string()
+    wanted, windows = FrameType.of(context.dagster_type.typing_type, asset), _windows(context)
+    with reading(asset):
+        handle = kql_handle(adx, context.asset_key, *windows)
+        if wanted is FrameType.HANDLE:
+            return handle
+        return handle.to_pandas() if wanted is FrameType.PANDAS else handle.to_arrow()
 
 
 def _windows(context: dg.InputContext) -> tuple[Window, ...]:

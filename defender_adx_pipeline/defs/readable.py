@@ -24,6 +24,26 @@ class EvaluationError(dg.DagsterError):
     """What a schedule or a sensor failed with: what happened, and what to do."""
 
 
+class ReadingError(dg.DagsterError):
+    """Why a downstream asset was not given its rows: what happened, and what to do."""
+
+
+@contextmanager
+def reading(asset: str) -> Iterator[None]:
+    """Turn what is meant for the operator into the error of a step that was to get the rows of an asset.
+
+    Raises:
+        ReadingError: in the place of an error of ADX, of the settings or of the configuration.
+    """
+    try:
+        yield
+    except EXPECTED as error:
+        raise ReadingError(
+            f"{asset}: {str(error).rstrip('. ')}. Nothing was read or changed; run the step again when it is mended."
+            " `defender-adx doctor`, with the settings of this process, tells all that is wrong."
+        ) from None
+
+
 def readable(evaluate: _Evaluation) -> _Evaluation:
     """Decorate the function of a schedule or a sensor, below Dagster's decorator.
 

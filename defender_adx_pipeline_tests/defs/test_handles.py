@@ -13,6 +13,7 @@ from defender_adx_pipeline.adx.errors import MissingObjectError
 from defender_adx_pipeline.adx.partition_kql import ContinuationError
 from defender_adx_pipeline.catalogue import UnknownTableError
 from defender_adx_pipeline.defs.downstream import AdxIOManager, AdxResource, KqlHandle, adx_asset, kql_handle
+from defender_adx_pipeline.defs.readable import ReadingError
 from defender_adx_pipeline.instants import sort_key
 from defender_adx_pipeline.local.data import add_state
 from defender_adx_pipeline.migration.errors import SnapshotNotPublishedError
@@ -147,8 +148,10 @@ def test_of_a_snapshot_table_a_day_is_its_published_snapshot(world: World, dagst
     assert len(handle.run()) == len(frame) == table.num_rows == 50
     (taken,) = handle.windows
     assert taken.length == timedelta(microseconds=1)
-    with pytest.raises(SnapshotNotPublishedError, match="no snapshot of this day"):
+    with pytest.raises(ReadingError, match="no snapshot of this day"):
         read(name, KqlHandle, dagster, day(world, 1))
+    with pytest.raises(SnapshotNotPublishedError, match="no snapshot of this day"):
+        kql_handle(AdxResource(), name, window(world, 1))
 
 
 def test_without_a_parameter_an_asset_makes_the_handle_itself(world: World, dagster: Dagster) -> None:
