@@ -54,7 +54,12 @@ def _assets(repository: "dg.RepositoryDefinition") -> Iterator[str]:
 
 
 def _asset(node: "AssetNode") -> str:
-    facts = [("from", _keys(node.parent_keys)), ("group", node.group_name), ("pool", _listed(node.pools or ()))]
+    facts = [
+        ("from", _keys(node.parent_keys)),
+        ("group", node.group_name),
+        ("tags", _pairs(node.tags)),
+        ("pool", _listed(node.pools or ())),
+    ]
     return _line(node.key.to_user_string(), facts)
 
 
@@ -63,11 +68,13 @@ def _shared_facts(node: "AssetNode") -> Iterator[tuple[str, Any]]:
     yield "external" if node.is_external else "materializable", True
     yield "kinds", _listed(node.kinds)
     yield "owners", _listed(node.owners)
-    yield "tags", _pairs(node.tags)
     yield "io", node.io_manager_key if node.is_materializable else None
     policy = node.backfill_policy
     yield "partitions a run", (policy.max_partitions_per_run or "all") if policy else None
-    yield "freshness", node.freshness_policy
+    fresh = node.freshness_policy
+    windows = ("warn_window", "fail_window")
+    times = [getattr(fresh, name).to_timedelta() for name in windows if getattr(fresh, name, None)]
+    yield "fresh within", ", ".join(map(str, times)) or fresh
     yield "automation", node.automation_condition
     # Values, such as column schemas, are derived from the catalogue and have tests of their own.
     yield "metadata", _listed(node.metadata)
