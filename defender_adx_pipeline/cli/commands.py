@@ -13,6 +13,7 @@ import orjson
 import typer
 from rich.table import Table
 
+from defender_adx_pipeline.adx.monitoring_kql import dashboard as filled_dashboard
 from defender_adx_pipeline.adx.schema import bootstrap as apply_scripts
 from defender_adx_pipeline.adx.scripts import Placeholders, script_texts
 from defender_adx_pipeline.catalogue import load_catalogue
@@ -21,9 +22,12 @@ from defender_adx_pipeline.cli import demo as demonstration
 from defender_adx_pipeline.cli import doctor as diagnosis
 from defender_adx_pipeline.cli import tenancy
 from defender_adx_pipeline.cli.failures import readable_errors
+from defender_adx_pipeline.cli.figures import read_figures
 from defender_adx_pipeline.cli.output import console
 from defender_adx_pipeline.cli.schema import app as schema_app
-from defender_adx_pipeline.cli.status import print_status, table_states
+from defender_adx_pipeline.cli.status import table_states
+from defender_adx_pipeline.cli.status_table import print_status
+from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.attempt import Asked
 from defender_adx_pipeline.migration.connections import open_database, open_engine
 from defender_adx_pipeline.migration.ledger import RunIdentity
@@ -169,16 +173,33 @@ def doctor(as_json: AsJson = False) -> int:
 
 @app.command()
 @readable_errors
-def status(as_json: AsJson = False) -> int:
-    """Per table: watermark, lag, coverage, what is under way, and the last audit row."""
+def status(
+    as_json: AsJson = False,
+    days: Annotated[int, typer.Option(min=1, max=90, help="Days of the bars that show rows per day.")] = 14,
+) -> int:
+    """Per table: lag, up to where it is complete, what is under way, the last run, failures, and rows per day."""
     with open_database() as database:
-        states = table_states(database)
+        figures = read_figures(database, days=days, now=utc_now())
+        states = table_states(database, figures)
+    ok = all(state.ok for state in states)
     if as_json:
-        ok = all(state.ok for state in states)
-        sys.stdout.write(orjson.dumps({"ok": ok, "tables": [state.as_dict() for state in states]}).decode() + "\n")
+        totals = None if figures is None else figures.as_dict()
+        facts = {"ok": ok, "tables": [state.as_dict() for state in states], "totals": totals}
+        sys.stdout.write(orjson.dumps(facts).decode() + "\n")
     else:
-        print_status(states, console())
-    return 0 if all(state.ok for state in states) else 1
+        print_status(states, figures, console())
+    return 0 if ok else 1
+
+
+@app.command()
+@readable_errors
+def dashboard() -> int:
+    """The dashboard for the ADX web UI, with cluster and database of the settings; write it to a file and import it."""
+    settings = load_settings()
+    settings.require("adx_cluster_uri")
+    facts = filled_dashboard(str(settings.adx_cluster_uri), settings.adx_database)
+    sys.stdout.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode() + "\n")
+    return 0
 
 
 @app.command()

@@ -1,19 +1,17 @@
 """What `status` tells of each table.
 
-Here: reading the state and judging it. Not here: the state's own rules (`migration`).
+Here: reading the state and judging it. Not here: the state's own rules (`migration`), what the monitoring functions say
+(`figures`), and showing it (`status_table`).
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
-
 from defender_adx_pipeline.adx import snapshot_kql, state_kql
 from defender_adx_pipeline.catalogue import TableKind
+from defender_adx_pipeline.cli.figures import Figures
 from defender_adx_pipeline.instants import parse_instant, sort_key, utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
 from defender_adx_pipeline.migration.configuration import TableConfiguration
@@ -46,6 +44,18 @@ class TableState:
     published: str | None = None
     """The SnapshotTime of the latest published snapshot, of a snapshot table that has one."""
     published_rows: int | None = None
+    lag_state: str | None = None
+    """ok, late, very late, never complete or inactive; None, as all below, without the monitoring functions."""
+    complete_until: str | None = None
+    """Up to when every row is in ADX, or the latest snapshot; None where nothing is complete."""
+    behind_seconds: float | None = None
+    """Between that and now."""
+    failures: int | None = None
+    """Failed attempts of the last seven days."""
+    rows_today: int | None = None
+    bytes_today: int | None = None
+    rows_per_day: list[int] | None = None
+    """Rows that came in on each day, UTC, today last."""
 
     @property
     def ok(self) -> bool:
@@ -57,8 +67,8 @@ class TableState:
         return asdict(self)
 
 
-def table_states(database: Database) -> list[TableState]:
-    """Every table of the configuration, in the order of names."""
+def table_states(database: Database, figures: Figures | None = None) -> list[TableState]:
+    """Every table of the configuration, in the order of names; with its figures, where there are any."""
     agendas = [read_agenda(database.state, database.catalogue, kind) for kind in _KINDS]
     audits = {row["TableName"]: row for row in database.adx.query(state_kql.latest_audits())}
     ledger = {row["SourceTable"]: row for row in database.adx.query(state_kql.ledger_summary())}
@@ -72,28 +82,8 @@ def table_states(database: Database) -> list[TableState]:
     # A row that cannot be read at all is of no kind, and in both.
     problems = {name: reason for agenda in agendas for name, reason in agenda.problems.items()}
     states += [_problem(name, reason) for name, reason in problems.items()]
-    return sorted(states, key=lambda state: state.table)
-
-
-def print_status(states: list[TableState], console: Console) -> None:
-    """A line for each table."""
-    table = Table(
-        Column("Table", no_wrap=True), "Active", "Watermark", "Lag", "Covered to", "Open", "Last run", "Rows", "Reason"
-    )
-    for state in states:
-        colour = {"Success": "green", "Failed": "red"}.get(state.audit_status, "yellow")
-        table.add_row(
-            state.table,
-            "yes" if state.active else "no",
-            state.watermark if state.lag_seconds is not None else "nothing loaded yet",
-            _lag(state.lag_seconds),
-            _covered(state),
-            str(state.open_slices),
-            f"[{colour}]{state.audit_status or 'never'}[/{colour}]",
-            "" if state.audit_rows is None else str(state.audit_rows),
-            escape(state.reason),
-        )
-    console.print(table)
+    states.sort(key=lambda state: state.table)
+    return states if figures is None else [_with_figures(state, figures) for state in states]
 
 
 def _state(
@@ -123,20 +113,20 @@ def _state(
     )
 
 
+def _with_figures(state: TableState, figures: Figures) -> TableState:
+    lag, today = figures.lag.get(state.table, {}), figures.today(state.table)
+    minutes = lag.get("LagMinutes")
+    return replace(
+        state,
+        lag_state=str(lag["State"]) if lag else None,
+        complete_until=str(lag["CompleteUntil"]) if lag.get("CompleteUntil") else None,
+        behind_seconds=None if minutes is None else round(float(minutes) * 60, 1),
+        failures=figures.failures.get(state.table, 0),
+        rows_today=today.rows,
+        bytes_today=today.bytes,
+        rows_per_day=figures.rows_per_day(state.table),
+    )
+
+
 def _problem(name: str, reason: str) -> TableState:
     return TableState(name, "", True, "", None, "", "", 0, "", "", None, reason)  # noqa: FBT003 - a whole row
-
-
-def _covered(state: TableState) -> str:
-    if state.published is None:
-        return state.covered_to
-    return f"snapshot of {state.published[:10]}, {state.published_rows:,} rows"
-
-
-def _lag(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes = int(seconds // 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} d"
