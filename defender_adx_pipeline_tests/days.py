@@ -38,7 +38,7 @@ from defender_adx_pipeline_tests.days_clock import Clock, ClockError, start_agai
 from defender_adx_pipeline_tests.days_data import BEFORE, EVENTS, SNAPSHOTS, SWITCHED, fill, move_states
 from defender_adx_pipeline_tests.days_judging import Judge, longest
 from defender_adx_pipeline_tests.days_outcome import Course, Outcome
-from defender_adx_pipeline_tests.days_processes import Processes, dagster_home, newest_tick
+from defender_adx_pipeline_tests.days_processes import Processes, Ticks, dagster_home
 
 DAYS = 10.0
 RATE = 480.0
@@ -108,6 +108,7 @@ class Days:
         self._clock, self._rate, self._seed = clock, rate, seed
         self._tenant, self._database, self._instance, self._processes = tenant, database, instance, processes
         self._judge = Judge(tenant, database, instance, self.course, self.outcome)
+        self._ticks = Ticks(instance, "event_tables_tick")
         self._daemon_is_up = True
         self._up_since = begin
         self._wants_to_kill = False
@@ -175,8 +176,8 @@ class Days:
     def _is_behind(self) -> bool:
         if not self._daemon_is_up:
             return False
-        newest, now = newest_tick(self._instance, "event_tables_tick"), self._clock.now()
-        if now - (datetime.fromtimestamp(newest, UTC) if newest else self._up_since) > BEHIND:
+        now = self._clock.now()
+        if now - (self._ticks.newest() or self._up_since) > BEHIND:
             return True
         unfinished = self._instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
         return any(now - record.create_timestamp > SLOW for record in unfinished)
@@ -242,8 +243,7 @@ class Days:
             self._pace(CALM_RATE)
             if self._instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
                 calm_since = self._clock.now()
-            newest = newest_tick(self._instance, "event_tables_tick") or 0.0
-            if newest > (calm_since + timedelta(minutes=15)).timestamp():
+            if (self._ticks.newest() or calm_since) > calm_since + timedelta(minutes=15):
                 return
             time.sleep(0.2)
         self.outcome.blame(f"runs do not end: {self._instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED))}")

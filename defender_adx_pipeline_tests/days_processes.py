@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,24 @@ def _answers(port: int) -> bool:
         return False
 
 
-def newest_tick(instance: dg.DagsterInstance, name: str) -> float | None:
-    """For when the newest tick of a schedule is, in seconds since 1970; None before the first."""
-    for state in instance.all_instigator_state():
-        if state.instigator_name == name:
-            ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-            return ticks[0].timestamp if ticks else None
-    return None
+class Ticks:
+    """The ticks of one schedule, asked for several times a second.
+
+    Args:
+        instance: of the daemon.
+        schedule: its name.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, schedule: str) -> None:
+        self._instance = instance
+        self._schedule = schedule
+        self._ids: tuple[str, str] | None = None
+
+    def newest(self) -> datetime | None:
+        """For when the newest one is; None before the first."""
+        if self._ids is None:
+            for state in self._instance.all_instigator_state():
+                if state.instigator_name == self._schedule:
+                    self._ids = state.instigator_origin_id, state.selector_id
+        ticks = self._instance.get_ticks(*self._ids, limit=1) if self._ids else []
+        return datetime.fromtimestamp(ticks[0].timestamp, UTC) if ticks else None
