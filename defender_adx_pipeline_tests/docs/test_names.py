@@ -67,6 +67,13 @@ def _unknown_in(line: str) -> Iterator[str]:
                 yield f"{said}: no option {word}"
 
 
+def test_the_readme_lists_every_command() -> None:
+    command: Any = typer.main.get_command(app)
+    names = {*command.commands} - {"schema"} | {f"schema {name}" for name in command.commands["schema"].commands}
+    listed = re.findall(r"^\| `defender-adx ([a-z]+(?: [a-z]+)?)", Page(ROOT / "README.md").text, re.MULTILINE)
+    assert set(listed) == names
+
+
 def _has(command: Any, option: str) -> bool:
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     return option in known | {"--help"}
