@@ -88,7 +88,7 @@ browser: $(INSTALLED) ## The tests that click through Dagster's web page in head
 	$(BIN)/pytest -m browser
 
 pictures: $(INSTALLED) ## The screenshots of docs/ anew, out of the browser tests
-	DEFENDER_ADX_PICTURES=docs $(BIN)/pytest -m browser -k test_ui -o timeout=600
+	DEFENDER_ADX_PICTURES=docs $(BIN)/pytest -m browser -k "not make_ui" -o timeout=1200
 
 clean: ## Remove what the other targets made, but for .venv and node_modules
 	rm -rf $(BUILD) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

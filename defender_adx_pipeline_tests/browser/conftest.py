@@ -21,6 +21,7 @@ from defender_adx_pipeline_tests.browser.site import VENV, Site, serving
 from defender_adx_pipeline_tests.conftest import OpenTenant
 
 TABLE = "DeviceLogonEvents"
+"""Has as many rows as in the demo."""
 GROUP = "cloud"
 """The group whose assets the picture of the graph shows."""
 
@@ -44,10 +45,15 @@ def pictures_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
+def days_ago(days: int) -> str:
+    """A partition; each test that loads has days of its own."""
+    return (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
+
+
 @pytest.fixture(scope="session")
 def day() -> str:
     """A whole day of the tenant, which nobody has loaded."""
-    return (datetime.now(UTC) - timedelta(days=3)).date().isoformat()
+    return days_ago(3)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +74,7 @@ def home(open_tenant: OpenTenant, tmp_path_factory: pytest.TempPathFactory, day:
 
 @pytest.fixture(scope="session")
 def site(home: Path) -> Iterator[Site]:
-    with serving(home) as running:
+    with serving(home, as_shipped=False) as running:
         yield running
 
 
@@ -88,7 +94,7 @@ def page(chromium: Browser, site: Site) -> Iterator[Page]:
     broken: list[str] = []
     with chromium.new_context(viewport=SIZE, base_url=site.url, timezone_id="UTC", locale="en-US") as context:
         opened = context.new_page()
-        opened.set_default_timeout(30_000)
+        opened.set_default_timeout(60_000)
         opened.on("pageerror", lambda error: broken.append(str(error)))
         opened.on("response", lambda answer: answer.status >= 400 and broken.append(f"{answer.status} {answer.url}"))
         yield opened
