@@ -47,10 +47,10 @@ RATE = 480.0
 AFTER = timedelta(hours=4)
 """From the last row on: the sweep at 03:40 finds what came later than the overlap of a tick."""
 
-CALM = timedelta(hours=2.5)
+CALM = timedelta(hours=3)
 """From the last row on: the clock runs slower then. A table whose runs take hours would be left out of the sweep."""
 
-CALM_RATE = 60.0
+CALM_RATE = 90.0
 
 BEHIND = timedelta(minutes=25)
 """How old the newest tick may be: of several that are due, Dagster evaluates the last one alone."""
@@ -62,6 +62,7 @@ HELD_RATE = 20.0
 """While the clock waits. Not slower: the daemon's loops have their intervals by it."""
 
 END_SECONDS = 600.0
+_LOOK_SECONDS = 0.2
 MEMORY = Path("/dev/shm")
 """Where files lie in memory: Dagster's SQLite waits for the disk at every event."""
 
@@ -131,7 +132,7 @@ class Days:
             if time.monotonic() - looked > 10.0:
                 looked = time.monotonic()
                 self._look()
-            time.sleep(0.1)
+            time.sleep(_LOOK_SECONDS)
         self._end()
         self._clock.run(1.0)
         self.outcome.hunting_calls = self._tenant.log.counts().get("hunting", 0)
@@ -245,7 +246,7 @@ class Days:
                 calm_since = self._clock.now()
             if (self._ticks.newest() or calm_since) > calm_since + timedelta(minutes=15):
                 return
-            time.sleep(0.2)
+            time.sleep(_LOOK_SECONDS)
         self.outcome.blame(f"runs do not end: {self._instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED))}")
 
     def _say(self, line: str) -> None:
