@@ -57,7 +57,8 @@ class FailedLoad:
         kind = "snapshot" if self.table.kind == "snapshot" else "load"
         parts = [
             f"## The {kind} of {self.table.name} failed",
-            self.headline(),
+            # A fence in it would take in all that follows.
+            self.headline().replace("```", "'''"),
             _table(("", ""), self._facts()),
             *self._numbers(),
             f"**Kept.** {self._kept()}",
