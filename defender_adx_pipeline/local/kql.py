@@ -37,6 +37,7 @@ _MISSING_TABLE = re.compile(r"Table with name \"?(?P<name>.+?)\"? does not exist
 _MISSING_COLUMN = re.compile(
     r'(?:Referenced c|C)olumn "(?P<name>[^"]+)" (?:in EXCLUDE list )?(?:not found|referenced that exists)'
 )
+_UNKNOWN_FUNCTION = re.compile(r"'function:(?P<name>\w+)'(?s:.*)no stored function by that name")
 _KQL_OPERATOR = re.compile(r"\|\s*([a-z][a-z-]*)")
 _KQL_TEXT = re.compile(r"(?s)//[^\n]*|h?@?(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')")
 _ESCAPE = re.compile(r"(?s)\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|x([0-9A-Fa-f]{2})|.)")
@@ -137,6 +138,8 @@ def translate(
     except NotSerializedError as error:
         raise KqlFailure(f"Semantic error: {error} {_FIX}") from error
     except (KqlUnsupportedError, KqlError, AssertionError) as error:
+        if unknown := _UNKNOWN_FUNCTION.search(str(error)):
+            raise KqlFailure(f"Unknown function: '{unknown['name']}'. {_FIX}") from error
         # The translator asserts where a let function takes a table (duckdb-kql 1.1.2), without a word.
         reason = str(error) or "the translator gave up"
         raise KqlFailure(f"Query could not be run by this stand-in: {reason}") from error

@@ -10,6 +10,8 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
+from defender_adx_pipeline.adx.monitoring_kql import QUOTA
+from defender_adx_pipeline.adx.scripts import Placeholders, statements
 from defender_adx_pipeline.cli import app
 from defender_adx_pipeline.cli.comparing import SnapshotResult, compare_snapshot
 from defender_adx_pipeline.instants import utc_now
@@ -117,10 +119,39 @@ def test_the_way_of_a_table_from_bootstrap_to_status(world: World) -> None:
     assert states[TABLE]["covered_to"]
     assert states["DeviceInfo"]["audit_status"] == ""
     assert TABLE in run("status").output
+    state = states[TABLE]
+    assert (state["lag_state"], state["failures"], state["complete_until"]) == ("ok", 0, state["covered_to"])
+    assert (state["rows_today"], state["rows_per_day"]) == (30, [0] * 13 + [30])
+    days = orjson.loads(run("status", "--json", "--days", "3").output)
+    calls = len(world.tenant.log.entries(service="hunting"))
+    assert [days["totals"][name] for name in ("days", "rows", "rows_today", "calls_today")] == [3, 30, 30, calls]
 
     counted = run("query", f"{TABLE}Raw | count", "--json")
     assert orjson.loads(counted.output) == {"Count": 30}
     assert "30" in run("query", f"{TABLE}Raw | count").output
+
+
+@pytest.mark.usefixtures("bootstrapped")
+def test_status_of_a_database_without_the_monitoring_functions_says_bootstrap(world: World) -> None:
+    world.adx.command(f".drop function {QUOTA}", idempotent=True)
+    try:
+        shown, told = run("status"), orjson.loads(run("status", "--json").output)
+    finally:
+        (made,) = [item.text for item in statements(Placeholders(), typed=False) if f"\n{QUOTA}(" in item.text]
+        world.adx.command(made, idempotent=True)
+    assert "defender-adx bootstrap" in shown.output
+    assert TABLE in shown.output
+    assert told["totals"] is None
+    assert {state["lag_state"] for state in told["tables"]} == {None}
+    assert orjson.loads(run("status", "--json").output)["totals"] is not None
+
+
+def test_the_dashboard_is_printed_with_cluster_and_database(world: World) -> None:
+    printed = run("dashboard")
+    assert printed.exit_code == 0
+    (source,) = orjson.loads(printed.output)["dataSources"]
+    environment = world.tenant.environment()
+    assert (source["clusterUri"], source["database"]) == (environment["ADX_CLUSTER_URI"], environment["ADX_DATABASE"])
 
 
 @pytest.mark.usefixtures("bootstrapped")

@@ -128,6 +128,7 @@ def test_query_parameters_are_values_and_stored_functions_are_called(connection)
         ("t | count", "'count' operator: Failed to resolve table or column expression named 't'. "),
         ("T | where Nope == 'Nope'", "'where' operator: Failed to resolve column or scalar expression named 'Nope'. "),
         ("T | take 1 | project s", "'project' operator: Failed to resolve column or scalar expression named 's'. "),
+        ("Nowhere(7) | count", "Unknown function: 'Nowhere'. "),
     ],
 )
 def test_an_unresolved_name_gets_kustos_words(connection, text, message):

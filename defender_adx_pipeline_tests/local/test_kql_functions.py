@@ -133,3 +133,15 @@ def test_a_row_just_before_a_full_hour_belongs_to_the_hour_before():
         assert rows(connection, "T | project bin(Ts, 1h), floor(Ts, 1s)") == [
             ("2026-11-22T10:00:00Z", "2026-11-22T10:59:59Z")
         ]
+
+
+def test_a_range_of_times_or_numbers_is_an_array_that_ends_at_its_last_step(connection):
+    times = (
+        "print H = range(datetime(2026-11-20 22:00), datetime(2026-11-21 00:30), 1h) | mv-expand H to typeof(datetime)"
+    )
+    assert [row[0][:16] for row in rows(connection, times)] == [
+        "2026-11-20T22:00",
+        "2026-11-20T23:00",
+        "2026-11-21T00:00",
+    ]
+    assert rows(connection, "print N = range(1, 7, 3) | mv-expand N to typeof(long)") == [(1,), (4,), (7,)]
