@@ -143,8 +143,10 @@ def switch(page: Page) -> Iterator[None]:
     toggle = row.locator("label")
     toggle.click()
     expect(toggle.locator("input")).to_be_checked()
-    yield
-    toggle.click()
+    try:
+        yield
+    finally:
+        toggle.click()
     expect(toggle.locator("input")).not_to_be_checked()
 
 

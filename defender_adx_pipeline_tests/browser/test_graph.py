@@ -10,7 +10,7 @@ from defender_adx_pipeline_tests.browser.conftest import GROUP, TABLE, Picture
 from defender_adx_pipeline_tests.browser.pages import leftmost, node, open_asset, pull_up, zoom_out
 from defender_adx_pipeline_tests.browser.site import Site
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 RAW = f"{TABLE}Raw"
 COUNTED = re.compile(r"^\d+ partitions$")

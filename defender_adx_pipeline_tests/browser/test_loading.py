@@ -9,7 +9,7 @@ from defender_adx_pipeline_tests.browser.conftest import TABLE, Picture
 from defender_adx_pipeline_tests.browser.pages import await_run, choose_partitions, launch_one, metadata, open_asset
 from defender_adx_pipeline_tests.browser.site import Site
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 RAW = f"{TABLE}Raw"
 
