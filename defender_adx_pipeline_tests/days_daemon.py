@@ -1,8 +1,9 @@
 """Dagster's daemon under a fast clock: `python -m defender_adx_pipeline_tests.days_daemon RATE run -w workspace.yaml`.
 
 It computes its pauses from the wall clock and waits for them in real time: until the next full minute, which is long
-over by then, or not at all, since a look took five minutes. Here every pause is half a real second, and a sensor is
-asked every two hours of the simulation at most. Nothing else of the daemon is changed.
+over by then, or not at all, since a look took five minutes. Here the pauses are real: half a second for the scheduler
+and the queue of runs, longer for the others, which have less to do and would take the processor from the runs. A sensor
+is asked every two hours of the simulation at most. Nothing else of the daemon is changed.
 """
 
 import sys
@@ -12,14 +13,20 @@ from typing import Any
 from dagster._daemon import controller, sensor
 from dagster._daemon.cli import cli
 
-_PAUSE = 0.5
+_PAUSES = {"SCHEDULER": 0.5, "QUEUED_RUN_COORDINATOR": 0.5, "SENSOR": 1.0}
+"""Real seconds, by type of daemon, of which the name of its thread has the type."""
+_PAUSE = 4.0
+"""Of the others."""
 _SENSOR_SECONDS = 7200
 _wait = threading.Event.wait
 _is_under_min_interval = sensor.is_under_min_interval
 
 
 def _short(event: threading.Event, timeout: float | None = None) -> bool:
-    return _wait(event, None if timeout is None else _PAUSE)
+    if timeout is None:
+        return _wait(event)
+    daemon = threading.current_thread().name.removeprefix("dagster-daemon-")
+    return _wait(event, _PAUSES.get(daemon, _PAUSE))
 
 
 def _is_too_early(state: Any, one: Any, minimum: int | None = None) -> bool:
