@@ -34,6 +34,7 @@ from defender_adx_pipeline.migration.agenda import complete_until, read_agenda
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.destination import Destination
 from defender_adx_pipeline.migration.gaps import TABLES_AT_ONCE, DayGap, comparable_window, find_gaps
+from defender_adx_pipeline.migration.probe import shared_calls_row
 from defender_adx_pipeline.migration.windows import Window
 
 ROUND = timedelta(hours=6)
@@ -101,6 +102,8 @@ def gap_finder(
     with closing(defender.impatient_client()) as client:
         destination = Destination(adx.client)
         gaps, done = _look(context, windows, lambda some: find_gaps(client, destination, some))
+        if client.usage.calls:
+            state.append_ledger([shared_calls_row(client.usage, f"gap_finder {to_text(current.began)}", now)])
     over = len(done) == len(windows)
     following_round = Round(current.began, done[-1] if done else current.done, over)
     requests = _requests(context, gaps, current)

@@ -79,7 +79,7 @@ def probe(
     if comparable:
         before = hunting_client.usage
         source = _contents(_ask_defender(hunting_client, comparable))
-        rows.append(_calls_row(hunting_client.usage - before, run_id, now))
+        rows.append(shared_calls_row(hunting_client.usage - before, run_id, now))
         asked = [(one.item.table, one.window.start, one.window.end) for one in comparable]
         there = _contents(adx.query(typed_kql.several_windows(asked)))
         for one in comparable:
@@ -122,7 +122,8 @@ def _contents(rows: Sequence[Mapping[str, Any]]) -> dict[str, _Contents]:
     return found
 
 
-def _calls_row(used: CallUsage, run_id: str, now: datetime) -> dict[str, Any]:
+def shared_calls_row(used: CallUsage, run_id: str, now: datetime) -> dict[str, Any]:
+    """A ledger row for calls that ask for several tables at once."""
     costs = {"Calls": used.calls, "QuotaWaitSeconds": round(used.quota_wait, 3)}
     return calls_row(RunIdentity(run_id, ""), source_table=ALL_TABLES, state="Confirmed", now=now, **costs)
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.defs import gaps
 from defender_adx_pipeline.defs.gaps import ROUND, Round, gap_finder
+from defender_adx_pipeline.defs.readable import EvaluationError
 from defender_adx_pipeline.defs.requests import BACKFILL_TAG, HISTORY_TAG, PRIORITY_TAG
 from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline.migration.scope import readable_since
@@ -114,6 +114,8 @@ def test_a_look_ends_when_its_time_is_up_and_the_next_goes_on_behind_it(
     before = len(world.tenant.log.entries(service="hunting"))
     first = look(world, dagster)
     assert world.hunting_calls(before) == 1
+    (counted,) = world.adx.query("MigrationLedger | where RunId startswith 'gap_finder' | top 1 by RecordedAt desc")
+    assert (counted["Kind"], counted["SourceTable"], counted["Calls"]) == ("Calls", "*", 1)
     done = Round.of(first.cursor, world.now).done
     second = look(world, dagster, first.cursor)
     assert Round.of(second.cursor, world.now).done > done
@@ -144,7 +146,7 @@ def test_where_defender_does_not_answer_the_look_fails_and_the_cursor_stays(
     world: World, dagster: Dagster, moved: str
 ) -> None:
     world.tenant.faults.add("hunting", "unavailable", times=None)
-    with pytest.raises(HuntingError):
+    with pytest.raises(EvaluationError, match="HTTP 503"):
         look(world, dagster)
 
 
