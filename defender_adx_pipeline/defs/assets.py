@@ -21,7 +21,7 @@ from defender_adx_pipeline.defs.checks import (
 from defender_adx_pipeline.defs.drop_guard import drop_result, skipped_result
 from defender_adx_pipeline.defs.failing import Attempt, dead_letter_verdict
 from defender_adx_pipeline.defs.partitions import daily, window_of
-from defender_adx_pipeline.defs.raw_results import complete, late
+from defender_adx_pipeline.defs.raw_results import complete, kept_out, late
 from defender_adx_pipeline.defs.reporting import RAW_SCHEMA
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import FRESHNESS, known_database, known_tables, raw_key, source_key, table_tags
@@ -31,6 +31,7 @@ from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.attempt import Asked
 from defender_adx_pipeline.migration.audit import AuditRow, Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
+from defender_adx_pipeline.migration.health import read_health
 from defender_adx_pipeline.migration.ledger import RunIdentity
 
 SCOPE_TAG = "defender_adx/scope"
@@ -140,7 +141,10 @@ def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
     ) -> Iterator[dg.Output[Extraction] | TypedEvent]:
         end_with_run()
         sign_run(context.instance, context.run)
-        attempt = Attempt(context, table, adx, list(context.partition_keys), context.run.run_id)
+        # A run of checks alone has no partition.
+        partitioned = context.has_partition_key or context.has_partition_key_range
+        keys = list(context.partition_keys) if partitioned else []
+        attempt = Attempt(context, table, adx, keys, context.run.run_id)
         loading = raw.key in context.selected_asset_keys
         with attempt.readable():
             extraction = extract(context, table, defender, adx, attempt) if loading else None
@@ -148,8 +152,7 @@ def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
             # Loaded by the IO manager before this goes on.
             yield dg.Output(extraction, output_name=raw.key.to_python_identifier())
         with attempt.readable(loading=False):
-            if loading:
-                yield from raw_results(context, table, extraction, adx)
+            yield from raw_results(context, table, extraction, adx) if loading else state_results(context, table, adx)
             if extraction is not None or not loading:
                 yield from TypedRun(context, table, defender, adx, extraction).events()
 
@@ -196,6 +199,21 @@ def raw_results(
         yield dead_letter_verdict(table, adx).result()
     if ROW_COUNT_DROP in wanted:
         yield drop_result(raw_key(table), table.name, tally, adx.migration_state())
+
+
+def state_results(
+    context: dg.AssetExecutionContext, table: DefenderTable, adx: AdxResource
+) -> Iterator[dg.AssetCheckResult]:
+    """The results of the raw asset's checks that can be told without a load, where a run asks for checks alone."""
+    wanted = {key.name for key in context.selected_asset_check_keys if key.asset_key == raw_key(table)}
+    if not wanted & {WATERMARK_LAG, DEAD_LETTERS}:
+        return
+    now, state = utc_now(), adx.migration_state()
+    (found,) = read_health(adx.client, state, [state.configuration(table.name)], now=now)
+    if WATERMARK_LAG in wanted:
+        yield late(table, found.complete_until, now=now).result()
+    if DEAD_LETTERS in wanted:
+        yield kept_out(table, found.dead_letters).result()
 
 
 @dg.definitions

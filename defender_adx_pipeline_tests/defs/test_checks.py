@@ -193,6 +193,21 @@ def test_an_error_before_anything_is_loaded_is_told_the_same_way(
 
 
 @pytest.mark.long
+def test_lag_and_dead_letters_can_be_run_alone_and_load_nothing(world: World, dagster: Dagster) -> None:
+    table = world.catalogue[TABLES[0]]
+    checks = dg.AssetSelection.checks(
+        *(dg.AssetCheckKey(raw_key(table), name) for name in (WATERMARK_LAG, DEAD_LETTERS))
+    )
+    since = len(world.tenant.log.entries(service="hunting"))
+    assets = [dagster.definitions.resolve_assets_def(raw_key(table))]
+    result = dg.materialize(assets, instance=dagster.instance, selection=checks)
+    assert result.success
+    assert {seen.check_name for seen in result.get_asset_check_evaluations()} == {WATERMARK_LAG, DEAD_LETTERS}
+    assert result.get_asset_materialization_events() == []
+    assert world.hunting_calls(since) == 0
+
+
+@pytest.mark.long
 def test_what_cannot_be_asked_is_a_failed_check_and_no_failed_load(world: World, dagster: Dagster, table: str) -> None:
     world.rows(table, 5, ago=30 * HOUR)
     world.tenant.faults.add("engine", "status", match="MigrationDeadLetter", times=None, status=400, body="{}")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from defender_adx_pipeline.definitions import defs
+from defender_adx_pipeline.defs.checks import ROW_COUNT_DROP
 from defender_adx_pipeline.defs.schedules import snapshot_tables_daily
 from defender_adx_pipeline.instants import sort_key, utc_now
 from defender_adx_pipeline.local.data import add_state, evolve
@@ -50,7 +51,7 @@ def today() -> str:
 
 
 def check_of(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
-    (evaluation,) = result.get_asset_check_evaluations()
+    (evaluation,) = (one for one in result.get_asset_check_evaluations() if one.check_name == ROW_COUNT_DROP)
     return evaluation
 
 
