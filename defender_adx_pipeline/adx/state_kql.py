@@ -75,7 +75,11 @@ def ledger_windows(source_table: str, destination_table: str, since: datetime, w
 
 
 def ledger_windows_of(asked: Sequence[tuple[str, str, str]], since: datetime) -> str:
-    """The confirmed windows of several tables, as `ledger_windows` has them: `SourceTable`, `WindowStart`, `WindowEnd`.
+    """What the windows of `ledger_windows` cover, of several tables: `SourceTable`, `WindowStart`, `WindowEnd`.
+
+    Ticks of a quiet table leave a window every quarter of an hour, each hours long: of windows that begin within an
+    hour and are an hour long, or within four and four long, one stands for all. Any two of these overlap, so that the
+    one from the first start to the last end covers what they cover and no more.
 
     Args:
         asked: source table, destination table, and the watermark in force with seven digits.
@@ -92,7 +96,10 @@ def ledger_windows_of(asked: Sequence[tuple[str, str, str]], since: datetime) ->
         f"{LEDGER_VIEW}\n| where Kind == 'Window' and State == 'Confirmed' and WindowEnd > {kql_datetime(since)}"
         "\n| join kind=inner Asked on SourceTable, DestinationTable"
         "\n| join kind=leftouter SetBack on SourceTable\n| where isnull(SetBackAt) or RecordedAt > SetBackAt"
-        "\n| distinct SourceTable, WindowStart, WindowEnd"
+        "\n| extend Hours = case(WindowEnd - WindowStart >= 4h, 4, WindowEnd - WindowStart >= 1h, 1, 0)"
+        "\n| extend Begins = case(Hours == 4, bin(WindowStart, 4h), Hours == 1, bin(WindowStart, 1h), WindowStart)"
+        "\n| summarize WindowStart = min(WindowStart), WindowEnd = max(WindowEnd) by SourceTable, Hours, Begins"
+        "\n| project SourceTable, WindowStart, WindowEnd"
     )
 
 

@@ -87,7 +87,7 @@ class StateStore:
     def coverage_of(
         self, items: Sequence[TableConfiguration], since: datetime
     ) -> dict[TableConfiguration, tuple[Window, ...]]:
-        """The confirmed windows of several tables that end after `since`, as `coverage` has them, in one query."""
+        """What the windows of `coverage` cover, of several tables, in one query; in fewer windows."""
         windows: dict[str, list[Window]] = {item.table.name: [] for item in items}
         if items:
             asked = [(item.table.name, item.destination_table, item.watermark) for item in items]

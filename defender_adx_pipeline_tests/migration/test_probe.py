@@ -1,5 +1,6 @@
 """One call tells the tables that need a run from the quiet ones; what is unknown gets a run."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -9,21 +10,23 @@ import pytest
 from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline.migration.agenda import due_since
+from defender_adx_pipeline.migration.ledger import RunIdentity, window_row
 from defender_adx_pipeline.migration.probe import Due, Probed, probe
-from defender_adx_pipeline.migration.windows import Window
+from defender_adx_pipeline.migration.windows import Window, merge
 from defender_adx_pipeline_tests.conftest import OpenTenant
 from defender_adx_pipeline_tests.migration.world import World, bootstrapped_world
 
-LOGONS, FILES, NETWORK, IMAGES, CLOUD, ALERTS = (
+LOGONS, FILES, NETWORK, IMAGES, CLOUD, ALERTS, SIGNINS = (
     "DeviceLogonEvents",
     "DeviceFileEvents",
     "DeviceNetworkEvents",
     "DeviceImageLoadEvents",
     "CloudAppEvents",
     "AlertInfo",
+    "IdentityLogonEvents",
 )
-TABLES = (LOGONS, FILES, NETWORK, IMAGES, CLOUD, ALERTS)
-OVERLAP, HOUR = timedelta(hours=4), timedelta(hours=1)
+TABLES = (LOGONS, FILES, NETWORK, IMAGES, CLOUD, ALERTS, SIGNINS)
+OVERLAP, HOUR, MINUTE = timedelta(hours=4), timedelta(hours=1), timedelta(minutes=1)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +133,37 @@ def test_one_question_about_all_tables_has_the_answers_of_a_question_about_each(
     world.configure(FILES, LastRefreshedTime=back, LastRefreshedTimeInString=back)
     items = [state.configuration(table) for table in (LOGONS, FILES, ALERTS)]
     together = state.coverage_of(items, since)
-    assert {item: set(windows) for item, windows in together.items()} == {
-        item: set(state.coverage(item, since)) for item in items
+    assert {item: merge(windows) for item, windows in together.items()} == {
+        item: merge(state.coverage(item, since)) for item in items
     }
     assert [bool(together[item]) for item in items] == [True, False, False]
     assert state.coverage_of([], since) == {}
+
+
+def test_what_many_windows_cover_is_told_by_few_and_no_hole_is_covered(world: World) -> None:
+    state = world.migration().state
+    item, since = state.configuration(SIGNINS), world.now - timedelta(days=20)
+    dice = random.Random(7)
+    minutes = [(dice.randrange(20 * 1440), dice.choice([1, 7, 59, 60, 61, 239, 240, 241, 250])) for _ in range(150)]
+    ticks = [(5 * 1440 + 15 * number, 250) for number in range(200)]
+    windows = [Window(since + MINUTE * start, since + MINUTE * (start + long)) for start, long in (*minutes, *ticks)]
+    state.append_ledger(
+        [
+            window_row(
+                RunIdentity("test", ""),
+                source_table=SIGNINS,
+                destination_table=f"{SIGNINS}Raw",
+                window=window,
+                source_rows=0,
+                received_rows=0,
+                destination_rows=0,
+                now=world.now,
+            )
+            for window in windows
+        ]
+    )
+    (few,) = state.coverage_of([item], since).values()
+    every = state.coverage(item, since)
+    assert merge(few) == merge(every)
+    assert len(merge(every)) > 10
+    assert len(few) < len(every) - 150
