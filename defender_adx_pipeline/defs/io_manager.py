@@ -11,7 +11,7 @@ from defender_adx_pipeline.defs.failing import Attempt
 from defender_adx_pipeline.defs.handles import KqlHandle
 from defender_adx_pipeline.defs.inputs import load_rows
 from defender_adx_pipeline.defs.partitions import whole_days
-from defender_adx_pipeline.defs.reporting import RAW_SCHEMA, numbers, rows_query, web_ui_link
+from defender_adx_pipeline.defs.reporting import COLUMNS, RAW_SCHEMA, numbers, rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.migration.audit import Tally, audit_id
 from defender_adx_pipeline.migration.extraction import Extraction
@@ -88,5 +88,5 @@ class AdxIOManager(dg.ConfigurableIOManager):
             rows = {"dagster/partition_row_count": dg.MetadataValue.int(tally.rows_by_day.get(key, 0))}
             context.step_context.add_asset_metadata(rows, context.asset_key, key)
         # On one partition of the run alone, or a run over thirty days would repeat it as often in the event log.
-        schema = {"dagster/column_schema": RAW_SCHEMA}
+        schema = {COLUMNS: RAW_SCHEMA}
         context.step_context.add_asset_metadata(schema, context.asset_key, keys[-1])

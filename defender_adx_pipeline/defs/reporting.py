@@ -20,6 +20,13 @@ from defender_adx_pipeline.settings import is_loopback
 
 EventContext = dg.AssetExecutionContext | dg.OutputContext
 
+COLUMNS = "columns"
+"""Metadata of a materialization that has the columns of the table as they were then.
+
+Not `dagster/column_schema`, which the definition has: of an asset with both, the page of Dagster 1.13 shows all names
+in lower case (`buildConsolidatedColumnSchema`), and in KQL they are other names then.
+"""
+
 AuditMetadata = Mapping[str, dg.MetadataValue]
 
 RAW_SCHEMA = dg.TableSchema(

@@ -19,7 +19,7 @@ from defender_adx_pipeline.catalogue import Column, DefenderTable
 from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.defs.checks import SAME_ROWS, SCHEMA_DRIFT
 from defender_adx_pipeline.defs.partitions import whole_days, window_of
-from defender_adx_pipeline.defs.reporting import typed_rows_query, web_ui_link
+from defender_adx_pipeline.defs.reporting import COLUMNS, typed_rows_query, web_ui_link
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import typed_key
 from defender_adx_pipeline.defs.typed import typed_schema
@@ -129,7 +129,7 @@ class TypedRun:
             rows = dg.MetadataValue.int(counts.typed_by_day.get(day, 0))
             self.context.add_asset_metadata({"dagster/partition_row_count": rows}, key, day)
         # On one partition of the run alone, or a run over thirty days would repeat it as often in the event log.
-        schema = {"dagster/column_schema": typed_schema(self.table, columns)}
+        schema = {COLUMNS: typed_schema(self.table, columns)}
         self.context.add_asset_metadata(schema, key, keys[-1])
         return dg.MaterializeResult(
             asset_key=key,

@@ -27,6 +27,7 @@ from defender_adx_pipeline.defs.checks import (
 from defender_adx_pipeline.defs.failing import REPORT
 from defender_adx_pipeline.defs.partitions import daily
 from defender_adx_pipeline.defs.raw_results import complete, kept_out, late, readable
+from defender_adx_pipeline.defs.reporting import COLUMNS
 from defender_adx_pipeline.defs.tables import raw_key, source_key, typed_key
 from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline.migration.audit import Tally
@@ -67,7 +68,7 @@ def kusto(markdown: str) -> list[str]:
 
 
 def columns(made: dg.AssetMaterialization) -> list[str]:
-    found = made.metadata.get("dagster/column_schema")
+    found = made.metadata.get(COLUMNS)
     return [column.name for column in found.schema.columns] if isinstance(found, dg.TableSchemaMetadataValue) else []
 
 
