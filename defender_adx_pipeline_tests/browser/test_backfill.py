@@ -3,6 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
+from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline_tests.browser.conftest import TABLE, Picture, days_ago
 from defender_adx_pipeline_tests.browser.pages import Progress, choose_partitions, progress, select_in_catalog
 from defender_adx_pipeline_tests.browser.site import Site, eventually
@@ -49,6 +50,11 @@ def test_three_days_of_two_tables_are_backfilled_and_the_one_that_failed_alone_r
     assert (again["status"], [run["status"] for run in again["runs"]]) == ("COMPLETED_SUCCESS", ["SUCCESS"])
     one = Progress(1, 0, 1, 0)
     assert progress(page) == {OTHER: one, f"{OTHER}Raw": one}
+
+    # Names as KQL has them: with a column schema in a materialization, too, the page would show them in lower case.
+    page.goto(f"/assets/adx/{OTHER}")
+    for column in load_catalogue()[OTHER].columns:
+        expect(page.get_by_role("cell", name=column.name, exact=True).first).to_be_attached()
 
     for (table, day), rows in truth.items():
         assert site.adx_rows(table, day) == rows, (table, day)
