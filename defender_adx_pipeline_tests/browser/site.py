@@ -104,17 +104,21 @@ class Site:
         finally:
             self.admin("DELETE", "faults")
 
-    def defender_rows(self, table: str, day: str) -> Counter[tuple[str, ...]]:
-        """How often Defender has each row of a day, by its key: asked of the tenant's store, past its hunting API."""
-        bounds = {"table": table, "start": f"{day}T00:00:00+00:00", "end": f"{day}T23:59:59.999999+00:00"}
+    def defender_rows(self, table: str, day: str, last: str | None = None) -> Counter[tuple[str, ...]]:
+        """How often Defender has each row of a day, or of all up to a last one, by its key.
+
+        Asked of the tenant's store, past its hunting API.
+        """
+        bounds = {"table": table, "start": f"{day}T00:00:00+00:00", "end": f"{last or day}T23:59:59.999999+00:00"}
         return _keys(table, self.admin("GET", "source/rows", params=bounds).text.splitlines())
 
-    def adx_rows(self, table: str, day: str) -> Counter[tuple[str, ...]]:
-        """How often ADX has each raw record of a day, by the key of the row."""
-        time_column = load_catalogue()[table].time_column
-        field = f'todatetime(Records["{time_column}"])'
-        query = f"{table}Raw | where {field} >= datetime({day}) and {field} < datetime({day}) + 1d | project Records"
-        return Counter(_key(table, row["Records"]) for row in self.query(query))
+    def adx_rows(self, table: str, day: str, last: str | None = None) -> Counter[tuple[str, ...]]:
+        """How often ADX has each raw record of a day, or of all up to a last one, by the key of the row."""
+        field = f'todatetime(Records["{load_catalogue()[table].time_column}"])'
+        window = f"{field} >= datetime({day}) and {field} < datetime({last or day}) + 1d"
+        return Counter(
+            _key(table, row["Records"]) for row in self.query(f"{table}Raw | where {window} | project Records")
+        )
 
 
 @contextmanager

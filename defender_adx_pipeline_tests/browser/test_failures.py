@@ -77,7 +77,7 @@ def test_trouble_is_one_readable_error_with_the_mend(page: Page, site: Site, pic
         dialog.get_by_role("button", name="Continue").click()
         for part in (f"{TICK}: ", *trouble.says, "`defender-adx doctor`"):
             expect(dialog.get_by_text(part).first).to_be_visible(timeout=120_000)
-        picture(page, f"failed-tick-{trouble.name.replace(' ', '-')}")
+        picture(page, "failed-tick")
 
         open_asset(page, "adx", f"{TABLE}Raw")
         materialize(page, days_ago(5))
