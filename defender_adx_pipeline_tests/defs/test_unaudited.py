@@ -13,11 +13,11 @@ from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defs import unaudited
 from defender_adx_pipeline.defs.abandoned import Worker
+from defender_adx_pipeline.defs.checks import SAME_ROWS
 from defender_adx_pipeline.defs.partitions import RANGE_END, RANGE_START
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.sensors import runs_without_a_word
 from defender_adx_pipeline.defs.tables import raw_key, typed_key
-from defender_adx_pipeline.defs.checks import SAME_ROWS
 from defender_adx_pipeline.defs.unaudited import settle_ended_runs
 from defender_adx_pipeline.local.data import add_state
 from defender_adx_pipeline.migration.attempt import Asked
