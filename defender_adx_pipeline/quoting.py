@@ -8,6 +8,7 @@ allowed in entity names is the documented one ("Entity names" in the Kusto docs)
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +35,9 @@ _UNITS: tuple[tuple[str, timedelta], ...] = (
     ("ms", timedelta(milliseconds=1)),
     ("microsecond", timedelta(microseconds=1)),
 )
+_ARGUMENTS = 60
+"""Texts joined by one call: `strcat_delim()` takes 64 arguments, and it is not said whether the delimiter is one."""
+
 _NAME = re.compile(r"[A-Za-z0-9_ .\-]{1,1024}")
 
 
@@ -111,3 +115,17 @@ def kql_timespan(span: timedelta) -> str:
         raise ValueError(f"a bin must be longer than nothing: {span}")
     unit, length = next((unit, length) for unit, length in _UNITS if not span % length)
     return f"{span // length}{unit}"
+
+
+def kql_joined(texts: Sequence[str]) -> str:
+    """An expression for several texts, at least one, as one with `|` between, in calls of as many as KQL takes.
+
+    Args:
+        texts: KQL expressions of type string.
+    """
+    if len(texts) == 1:
+        return texts[0]
+    parts = [texts[first : first + _ARGUMENTS] for first in range(0, len(texts), _ARGUMENTS)]
+    if len(parts) == 1:
+        return f'strcat_delim("|", {", ".join(texts)})'
+    return kql_joined([kql_joined(part) for part in parts])

@@ -12,6 +12,7 @@ from defender_adx_pipeline.quoting import (
     InvalidNameError,
     kql_datetime,
     kql_dynamic,
+    kql_joined,
     kql_name,
     kql_string,
     kql_timespan,
@@ -87,3 +88,19 @@ def test_a_timespan_is_exactly_that_long(span: timedelta, literal: str) -> None:
 def test_no_bin_is_empty() -> None:
     with pytest.raises(ValueError, match="longer than nothing"):
         kql_timespan(timedelta(0))
+
+
+@given(st.integers(min_value=1, max_value=4000))
+def test_joined_texts_keep_their_order_and_no_call_has_more_arguments_than_kql_takes(count: int) -> None:
+    names = [f"c{number}" for number in range(count)]
+    joined = kql_joined(names)
+    assert re.findall(r"c\d+", joined) == names
+    depth: list[int] = []
+    for token in re.findall(r"strcat_delim\(|,|\)", joined):
+        if token == ",":
+            depth[-1] += 1
+        elif token == ")":
+            assert depth.pop() < 64  # commas: the delimiter is an argument, too
+        else:
+            depth.append(0)
+    assert not depth

@@ -16,10 +16,7 @@ from defender_adx_pipeline.adx.kql import RECORDS
 from defender_adx_pipeline.adx.snapshot_kql import CLOCKS_APART
 from defender_adx_pipeline.adx.typed_tables import plain, typed_columns, typed_table_name
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column, DefenderTable
-from defender_adx_pipeline.quoting import kql_datetime, kql_string
-
-_ARGUMENTS = 60
-"""Of `strcat_delim`, which takes 64."""
+from defender_adx_pipeline.quoting import kql_datetime, kql_joined, kql_string
 
 _SHOWN_COLUMNS = 12
 
@@ -52,12 +49,14 @@ class Rows:
         """An expression for the `RowKey`."""
         if self.existing:
             names = self.table.identity or self._whole()
-            return f"hash_xxhash64({_joined([f'tostring({plain(name)})' for name in names])})"
+            return f"hash_xxhash64({kql_joined([f'tostring({plain(name)})' for name in names])})"
         if not self.table.identity:
             mutable = ", ".join(map(kql_string, self.table.mutable_columns))
             whole = f"bag_remove_keys({RECORDS}, dynamic([{mutable}]))" if mutable else RECORDS
             return f"hash_xxhash64(tostring({whole}))"
-        return f"hash_xxhash64({_joined([f'tostring({RECORDS}[{kql_string(name)}])' for name in self.table.identity])})"
+        return (
+            f"hash_xxhash64({kql_joined([f'tostring({RECORDS}[{kql_string(name)}])' for name in self.table.identity])})"
+        )
 
     @property
     def shown(self) -> str:
@@ -115,13 +114,3 @@ def _doubled(rows: Rows, start: datetime, end: datetime, shown: str = "") -> str
         f"\n| extend RowKey = {rows.key}"
         f"\n| summarize Copies = count(), First = min(RowTime), Last = max(RowTime){one} by RowKey\n| where Copies > 1"
     )
-
-
-def _joined(texts: Sequence[str]) -> str:
-    """One text of several, in calls of as many arguments as KQL takes."""
-    if len(texts) == 1:
-        return texts[0]
-    parts = [texts[first : first + _ARGUMENTS] for first in range(0, len(texts), _ARGUMENTS)]
-    if len(parts) == 1:
-        return f'strcat_delim("|", {", ".join(texts)})'
-    return _joined([_joined(part) for part in parts])

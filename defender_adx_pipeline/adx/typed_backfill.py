@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from defender_adx_pipeline.adx.typed_tables import expand_name, plain, typed_table_name
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column, DefenderTable
 from defender_adx_pipeline.instants import MICROSECOND
-from defender_adx_pipeline.quoting import kql_datetime, kql_string, kql_timespan
+from defender_adx_pipeline.quoting import kql_datetime, kql_joined, kql_timespan
 
 _KEY_TYPES = frozenset({"string", "long", "int", "datetime", "guid", "bool"})
 """Types whose values have one text each."""
@@ -190,8 +190,7 @@ def _within(table: DefenderTable, part: Part) -> str:
 
 
 def _hash(key: Sequence[str], values: int) -> str:
-    texts = ", ".join(f"tostring({plain(name)})" for name in key)
-    return f"hash_xxhash64(strcat_delim({kql_string('|')}, {texts}), {values:d})"
+    return f"hash_xxhash64({kql_joined([f'tostring({plain(name)})' for name in key])}, {values:d})"
 
 
 def _text(moment: datetime | None) -> str:

@@ -19,13 +19,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from defender_adx_pipeline.catalogue import SNAPSHOT_TIME, Column
-from defender_adx_pipeline.quoting import kql_datetime, kql_name, kql_string, kql_timespan
+from defender_adx_pipeline.quoting import kql_datetime, kql_joined, kql_name, kql_string, kql_timespan
 
 # Every KQL keyword begins with a lower-case letter and KQL is case-sensitive, so these names need no quotes.
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9_]*")
-
-_ARGUMENTS = 60
-"""Texts joined by one call: `strcat_delim()` takes 64 arguments, and it is not said whether the delimiter is one."""
 
 _HASHES = 2**31 - 1
 """Values of a row's hash: the docs give its modulus the type int, and sums of them stay far below a long's end."""
@@ -149,7 +146,7 @@ def table_size(table: str, columns: Sequence[str]) -> str:
     `TextLength` is the mean over some rows of the length of all values as text, quotation marks counted twice, as JSON
     writes them. Null for a table without rows.
     """
-    texts = _joined([f"tostring({_name(name)})" for name in columns])
+    texts = kql_joined([f"tostring({_name(name)})" for name in columns])
     escaped = f"""replace_string({texts}, '"', '""')"""
     sample = f"{_name(table)} | take {SAMPLED_ROWS} | summarize avg(strlen({escaped}))"
     return f"{table_count(table)} | extend TextLength = toscalar({sample})"
@@ -201,7 +198,7 @@ def bucket_number(key: Sequence[str], buckets: int) -> str:
     """
     if not key:
         raise ValueError("rows cannot be put into buckets without a column to tell them apart by")
-    return f"hash_xxhash64({_joined([f'tostring({_name(name)})' for name in key])}, {buckets:d})"
+    return f"hash_xxhash64({kql_joined([f'tostring({_name(name)})' for name in key])}, {buckets:d})"
 
 
 def row_count(table: str, time_column: str, start: datetime, end: datetime) -> str:
@@ -227,7 +224,7 @@ def repeated_rows(table: str, key: Sequence[str], window: tuple[str, datetime, d
     rows = _name(table) if window is None else _in_window(table, *window)
     return (
         f"{rows} | summarize Copies = count() by RowKey = hash_xxhash64("
-        f"{_joined([f'tostring({_name(name)})' for name in key])}) | where Copies > 1"
+        f"{kql_joined([f'tostring({_name(name)})' for name in key])}) | where Copies > 1"
         " | summarize Keys = count(), Extra = sum(Copies) - count()"
     )
 
@@ -255,7 +252,7 @@ def _numbered(columns: Sequence[Column], number: str) -> str:
 
 
 def _row_hash(columns: Sequence[Column]) -> str:
-    return f"hash_xxhash64({_joined([f'tostring({_name(column.name)})' for column in columns])}, {_HASHES:d})"
+    return f"hash_xxhash64({kql_joined([f'tostring({_name(column.name)})' for column in columns])}, {_HASHES:d})"
 
 
 def _unused(name: str, columns: Sequence[Column]) -> str:
@@ -268,16 +265,6 @@ def _unused(name: str, columns: Sequence[Column]) -> str:
 
 def _as_text(columns: Sequence[str]) -> str:
     return ", ".join(f"{_name(name)} = tostring({_name(name)})" for name in columns)
-
-
-def _joined(texts: Sequence[str]) -> str:
-    """One text of several, in calls of as many arguments as KQL takes."""
-    if len(texts) == 1:
-        return texts[0]
-    parts = [texts[first : first + _ARGUMENTS] for first in range(0, len(texts), _ARGUMENTS)]
-    if len(parts) == 1:
-        return f'strcat_delim("|", {", ".join(texts)})'
-    return _joined([_joined(part) for part in parts])
 
 
 def _name(name: str) -> str:
