@@ -72,16 +72,18 @@ def several_windows(asked: Sequence[tuple[str, str, datetime, datetime]]) -> str
 def several_time_counts(asked: Sequence[tuple[str, str, datetime, datetime]], grain: timedelta) -> str:
     """Rows per bin of several tables, in one call: `SourceTable`, `Bin` and `Rows`, as `time_counts` has them of one.
 
-    A table that the tenant does not have has no rows in the answer, and is no error.
+    Each table that the tenant has also has one row without a `Bin`: a table without rows is told by it from one that
+    the tenant does not have, which is not in the answer, and is no error.
 
     Args:
         asked: table, time column, first instant and first instant after it.
         grain: the bin size.
     """
-    parts = (
-        f"({time_counts(table, column, start, end, grain)} | extend SourceTable = {kql_string(table)})"
-        for table, column, start, end in asked
-    )
+    parts = []
+    for table, column, start, end in asked:
+        named = f"extend SourceTable = {kql_string(table)}"
+        parts.append(f"({time_counts(table, column, start, end, grain)} | {named})")
+        parts.append(f"({_name(table)} | take 0 | summarize Rows = count() | extend Bin = datetime(null) | {named})")
     return f"union isfuzzy=true {', '.join(parts)}"
 
 

@@ -33,7 +33,7 @@ from defender_adx_pipeline.instants import parse_instant, to_text, utc_now
 from defender_adx_pipeline.migration.agenda import complete_until, read_agenda
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.destination import Destination
-from defender_adx_pipeline.migration.gaps import TABLES_AT_ONCE, DayGap, comparable_window, find_gaps
+from defender_adx_pipeline.migration.gaps import TABLES_AT_ONCE, Compared, DayGap, comparable_window, find_gaps
 from defender_adx_pipeline.migration.probe import shared_calls_row
 from defender_adx_pipeline.migration.windows import Window
 
@@ -43,7 +43,7 @@ ROUND = timedelta(hours=6)
 BUDGET = 15.0
 """Seconds after which a look begins with no further tables: Dagster gives it a minute, and one call may take half."""
 
-Compare = Callable[[Mapping[TableConfiguration, Window]], list[DayGap]]
+Compare = Callable[[Mapping[TableConfiguration, Window]], Compared]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +142,16 @@ def _compared(
 ) -> list[DayGap]:
     """The gaps of some tables; one by one where Defender refuses to count them in one call."""
     try:
-        return compare(windows)
+        compared = compare(windows)
     except (TooLargeError, UnresolvedNameError) as error:
         if len(windows) > 1:
             return [gap for item, window in windows.items() for gap in _compared(context, {item: window}, compare)]
         (item,) = windows
         context.log.warning("%s is not compared in this round, but in the daily sweep: %s", item.table.name, error)
         return []
+    for item in compared.not_there:
+        context.log.warning("%s is not compared: the tenant does not have it. Its next run says more", item.table.name)
+    return list(compared.gaps)
 
 
 def _requests(context: dg.SensorEvaluationContext, gaps: Sequence[DayGap], current: Round) -> list[dg.RunRequest]:

@@ -54,9 +54,18 @@ def comparable_window(complete: datetime | None, now: datetime) -> Window | None
     return Window(start, end) if start < end else None
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What came of comparing some tables."""
+
+    gaps: tuple[DayGap, ...] = ()
+    not_there: tuple[TableConfiguration, ...] = ()
+    """Tables that Defender did not count, since the tenant does not have them: nothing is known of these."""
+
+
 def find_gaps(
     hunting_client: HuntingClient, destination: Destination, windows: Mapping[TableConfiguration, Window]
-) -> list[DayGap]:
+) -> Compared:
     """Compare some event tables, with one call to Defender.
 
     Defender is asked first: what a run loads in between can only look like a surplus.
@@ -73,19 +82,23 @@ def find_gaps(
     source = _source_rows(hunting_client, windows)
     gaps: list[DayGap] = []
     for item, window in windows.items():
-        gaps += _gaps(item, destination, window, source.get(item.table.name, {}))
-    return gaps
+        if item.table.name in source:
+            gaps += _gaps(item, destination, window, source[item.table.name])
+    return Compared(tuple(gaps), tuple(item for item in windows if item.table.name not in source))
 
 
 def _source_rows(
     hunting_client: HuntingClient, windows: Mapping[TableConfiguration, Window]
 ) -> Mapping[str, Mapping[datetime, int]]:
+    """Rows by hour of each table that Defender has, also of one without any."""
     asked = [(item.table.name, item.table.time_column or "", one.start, one.end) for item, one in windows.items()]
     context = QueryContext(purpose=f"count rows of {len(windows)} tables by hour", splittable=False)
     answer = hunting_client.run(hunting.several_time_counts(asked, GRAIN), context=context)
     found: defaultdict[str, dict[datetime, int]] = defaultdict(dict)
     for row in answer.take_records():
-        found[str(row["SourceTable"])][parse_instant(str(row["Bin"]))] = int(row["Rows"])
+        hours = found[str(row["SourceTable"])]
+        if row.get("Bin") is not None:
+            hours[parse_instant(str(row["Bin"]))] = int(row["Rows"])
     return found
 
 

@@ -1,6 +1,7 @@
 """The gap finder: which partitions it asks for, in which order it goes over the tables, and when it begins again."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -11,6 +12,8 @@ from defender_adx_pipeline.defs.gaps import ROUND, Round, gap_finder
 from defender_adx_pipeline.defs.readable import EvaluationError
 from defender_adx_pipeline.defs.requests import BACKFILL_TAG, HISTORY_TAG, PRIORITY_TAG
 from defender_adx_pipeline.instants import to_text
+from defender_adx_pipeline.migration.destination import Destination
+from defender_adx_pipeline.migration.gaps import find_gaps
 from defender_adx_pipeline.migration.scope import readable_since
 from defender_adx_pipeline.migration.windows import Window, bin_floor
 from defender_adx_pipeline_tests.defs.conftest import Dagster
@@ -87,6 +90,22 @@ def test_rows_beyond_those_of_defender_are_told_and_nothing_is_asked_for(
     with world.tenant.source.writing() as cursor:
         cursor.execute(f"DELETE FROM {world.tenant.source.stored(moved)}")
     assert asked(round_of(world, dagster), moved) == set()
+
+
+def test_a_table_that_the_tenant_does_not_have_is_told_and_not_taken_for_an_empty_one(world: World, moved: str) -> None:
+    world.rows(moved, 2, ago=9 * DAY + HOUR)
+    item = world.migration().state.configuration(moved)
+    gone = replace(item, table=replace(item.table, name="NoSuchTable"))
+    window = Window(bin_floor(world.now - 20 * DAY, HOUR), bin_floor(world.now, HOUR))
+    compared = find_gaps(world.hunting, Destination(world.adx), {item: window, gone: window})
+    assert [(gap.item, gap.missing) for gap in compared.gaps] == [(item, 2)]
+    assert compared.not_there == (gone,)
+    # One that has no rows there is known to have none.
+    with world.tenant.source.writing() as cursor:
+        cursor.execute(f"DELETE FROM {world.tenant.source.stored(moved)}")
+    emptied = find_gaps(world.hunting, Destination(world.adx), {item: window})
+    assert emptied.not_there == ()
+    assert sum(gap.surplus for gap in emptied.gaps) == 60
 
 
 def test_a_table_with_a_run_under_way_is_left_to_the_next_round(world: World, dagster: Dagster, moved: str) -> None:
