@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from defender_adx_pipeline.defs.checks import LARGEST_FALL, ROW_COUNT_DROP
+from defender_adx_pipeline.defs.verdicts import Verdict
 from defender_adx_pipeline.instants import parse_instant, to_text
 from defender_adx_pipeline.migration.audit import Tally
 from defender_adx_pipeline.migration.state import StateStore
@@ -35,12 +36,8 @@ def drop_result(asset: dg.AssetKey, source_table: str, tally: Tally, state: Stat
 
 def skipped_result(asset: dg.AssetKey) -> dg.AssetCheckResult:
     """The result of an attempt that left the table alone."""
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=ROW_COUNT_DROP,
-        passed=True,
-        description="IsActive is false, so no snapshot was taken and nothing was compared.",
-    )
+    said = "IsActive is false, so no snapshot was taken and nothing was compared."
+    return Verdict(asset, ROW_COUNT_DROP, passed=True, said=said).result()
 
 
 def _result(
@@ -49,9 +46,7 @@ def _result(
     metadata: dict[str, Any] = {"rows": rows, "snapshot_time": to_text(taken_at)}
     if before is None:
         said = f"{rows} rows; there is no snapshot before this one to compare it with."
-        return dg.AssetCheckResult(
-            asset_key=asset, check_name=ROW_COUNT_DROP, passed=True, metadata=metadata, description=said
-        )
+        return Verdict(asset, ROW_COUNT_DROP, passed=True, said=said, metadata=metadata).result()
     earlier, moment = int(before["QueryableRows"] or 0), parse_instant(str(before["WindowStart"]))
     gone = (earlier - rows) / earlier if earlier else 0.0
     metadata |= {
@@ -67,9 +62,7 @@ def _result(
             " A table that lost its licence, its devices' onboarding or the app's permission looks like this. The"
             f" snapshot is published; {_the_one_before(table, taken_at, moment)}"
         )
-    return dg.AssetCheckResult(
-        asset_key=asset, check_name=ROW_COUNT_DROP, passed=passed, metadata=metadata, description=said
-    )
+    return Verdict(asset, ROW_COUNT_DROP, passed=passed, said=said, metadata=metadata).result()
 
 
 def _the_one_before(table: str, taken_at: datetime, before: datetime) -> str:

@@ -18,20 +18,23 @@ from defender_adx_pipeline.adx import health_kql
 from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.catalogue import CatalogueError, DefenderTable
 from defender_adx_pipeline.defs.advice import EXPECTED, UNTIL_MENDED
-from defender_adx_pipeline.defs.checks import COMPLETENESS, DEAD_LETTERS
+from defender_adx_pipeline.defs.checks import COMPLETENESS, DEAD_LETTERS, WATERMARK_LAG
 from defender_adx_pipeline.defs.failure_report import FailedLoad
-from defender_adx_pipeline.defs.raw_results import Verdict, completeness_numbers, kept_out, late, unknown
+from defender_adx_pipeline.defs.raw_results import completeness_numbers, kept_out, late, unknown
 from defender_adx_pipeline.defs.reporting import observation
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.defs.tables import raw_key
+from defender_adx_pipeline.defs.verdicts import Verdict
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.audit import AuditRow, Tally
-from defender_adx_pipeline.migration.errors import DeadLetterError
 from defender_adx_pipeline.migration.health import count_dead_letters
 from defender_adx_pipeline.settings import SettingsError
 
 REPORT = "report"
 """Name of the metadata that has the report."""
+
+_NO_ADX = (AdxError, SettingsError, CatalogueError)
+"""With these nothing more is to be had from ADX."""
 
 
 @dataclass(slots=True)
@@ -115,21 +118,27 @@ class Attempt:
         return self._load
 
     def _open_slices(self, error: BaseException) -> list[Mapping[str, Any]] | None:
-        if isinstance(error, AdxError | SettingsError | CatalogueError):
+        if isinstance(error, _NO_ADX):
             return None
         try:
             return list(self.adx.client.query(health_kql.open_slices(self.table.name)))
-        except (AdxError, SettingsError, CatalogueError):
+        except _NO_ADX:
             return None
 
     def _verdicts(self, load: FailedLoad) -> Iterator[Verdict]:
-        tally = load.tally or Tally()
+        """`completeness` with the report, and the two that Dagster would else show as failed without a word."""
+        tally, error = load.tally or Tally(), load.error
         report = {REPORT: dg.MetadataValue.md(load.markdown())}
         numbers = completeness_numbers(tally) if tally.window else {}
-        yield Verdict(self.table, COMPLETENESS, passed=False, said=load.headline(), metadata={**report, **numbers})
+        key = raw_key(self.table)
+        yield Verdict(key, COMPLETENESS, passed=False, said=load.headline(), metadata={**report, **numbers})
         if self.table.kind == "event" and tally.window is not None:
             yield late(self.table, tally.complete_until, now=utc_now())
-        if isinstance(load.error, DeadLetterError):
+        else:
+            yield unknown(self.table, WATERMARK_LAG, error)
+        if isinstance(error, _NO_ADX):
+            yield unknown(self.table, DEAD_LETTERS, error)
+        else:
             yield dead_letter_verdict(self.table, self.adx)
 
 
@@ -137,5 +146,5 @@ def dead_letter_verdict(table: DefenderTable, adx: AdxResource) -> Verdict:
     """What ADX has of records that were kept out; a failed check where it cannot be asked."""
     try:
         return kept_out(table, count_dead_letters(adx.client, table.name, now=utc_now()))
-    except AdxError as error:
+    except _NO_ADX as error:
         return unknown(table, DEAD_LETTERS, error)

@@ -13,10 +13,11 @@ from typing import Any
 import dagster as dg
 
 from defender_adx_pipeline.defs.checks import WATERMARK_LAG
-from defender_adx_pipeline.defs.raw_results import Verdict, kept_out, late
+from defender_adx_pipeline.defs.raw_results import kept_out, late
 from defender_adx_pipeline.defs.readable import readable
 from defender_adx_pipeline.defs.requests import sensor_status
 from defender_adx_pipeline.defs.resources import AdxResource
+from defender_adx_pipeline.defs.verdicts import Verdict
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.agenda import read_agenda
 from defender_adx_pipeline.migration.health import read_health
@@ -75,7 +76,9 @@ def _is_due(instance: dg.DagsterInstance, verdict: Verdict, last: Any, now: date
 
 
 def _summary(tables: int, verdicts: Sequence[Verdict]) -> str:
-    behind = [one.table.name for one in verdicts if one.check == WATERMARK_LAG and not one.passed]
+    behind = [
+        one.asset.path[-1].removesuffix("Raw") for one in verdicts if one.check == WATERMARK_LAG and not one.passed
+    ]
     if not behind:
         return f"None of {tables} active tables is late."
     more = f" and {len(behind) - _SHOWN} more" if len(behind) > _SHOWN else ""

@@ -6,7 +6,7 @@ It is a check of `defender/<Table>`, for the reason that `values_fit` is: on an 
 every load. The loads compare counts all the same, so that a row which came twice fails them, too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -18,6 +18,7 @@ from defender_adx_pipeline.defender.errors import HuntingError
 from defender_adx_pipeline.defs.checks import LOOKS_BACK, NO_DUPLICATES, no_duplicates_spec
 from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import known_tables, source_key
+from defender_adx_pipeline.defs.verdicts import WARN, Verdict
 from defender_adx_pipeline.instants import to_text, utc_now
 from defender_adx_pipeline.migration.duplicates import Doubled, find_doubled, windows_to_look_at
 from defender_adx_pipeline.migration.windows import Window
@@ -70,7 +71,7 @@ def duplicates_result(rows: Rows, looked_at: Sequence[Window], doubled: Sequence
     if not doubled:
         days = ", ".join(map(_day, looked_at)) or "no day, since no row came"
         said = f"No row of {rows.name} is there twice (looked at: {days})."
-        return _result(table, passed=True, description=said, metadata=metadata)
+        return _verdict(table, said, passed=True, metadata=metadata)
     worst = max(doubled, key=lambda one: (one.ours, one.extra))
     query = some_doubled_rows(rows, worst.window.start, worst.window.end)
     metadata["doubled rows (query)"] = dg.MetadataValue.md(f"```kusto\n{query}\n```")
@@ -79,7 +80,7 @@ def duplicates_result(rows: Rows, looked_at: Sequence[Window], doubled: Sequence
     )
     if not ours:
         said = f"Defender repeats rows of {table.name}, and {rows.name} has each as often as Defender: {shown}."
-        return _result(table, passed=True, description=said, metadata=metadata)
+        return _verdict(table, said, passed=True, metadata=metadata)
     said = (
         f"{rows.name} has {ours} rows more often than Defender has them: {shown}. Rows that something else loaded look"
         " like this, and rows that Defender has taken back. Nothing was deleted; the query shows them."
@@ -88,7 +89,7 @@ def duplicates_result(rows: Rows, looked_at: Sequence[Window], doubled: Sequence
         said += (
             " Of a window that Defender keeps no longer, nobody can tell whether Defender had repeated the rows itself."
         )
-    return _result(table, passed=False, description=said, metadata=metadata)
+    return _verdict(table, said, passed=False, metadata=metadata)
 
 
 def _said(one: Doubled) -> str:
@@ -102,17 +103,10 @@ def _day(window: Window) -> str:
 
 def _not_counted(table: DefenderTable, error: Exception) -> dg.AssetCheckResult:
     said = f"Whether rows of {table.name} are doubled could not be found out: {error}"
-    return _result(table, passed=False, description=said)
+    return _verdict(table, said, passed=False)
 
 
-def _result(
-    table: DefenderTable, *, passed: bool, description: str, metadata: dict[str, dg.MetadataValue] | None = None
+def _verdict(
+    table: DefenderTable, said: str, *, passed: bool, metadata: Mapping[str, dg.MetadataValue] | None = None
 ) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=source_key(table),
-        check_name=NO_DUPLICATES,
-        passed=passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=description,
-        metadata=metadata,
-    )
+    return Verdict(source_key(table), NO_DUPLICATES, passed, said, WARN, metadata or {}).result()

@@ -4,62 +4,18 @@ Here: numbers turned into verdicts, for the step that loads and for the sensor `
 (`checks`), and the report of a failure (`failure_report`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import dagster as dg
 
-from defender_adx_pipeline.adx.errors import AdxError
 from defender_adx_pipeline.adx.health_kql import dead_letters
 from defender_adx_pipeline.catalogue import DefenderTable
 from defender_adx_pipeline.defs.checks import COMPLETENESS, DEAD_LETTERS, WATERMARK_LAG, hours
 from defender_adx_pipeline.defs.tables import raw_key
+from defender_adx_pipeline.defs.verdicts import WARN, Verdict
 from defender_adx_pipeline.instants import to_text
 from defender_adx_pipeline.migration.audit import Tally
 from defender_adx_pipeline.migration.health import lag_of
-
-_ERROR, _WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a check of a raw asset found, as a step or a sensor tells it."""
-
-    table: DefenderTable
-    check: str
-    passed: bool
-    said: str
-    severity: dg.AssetCheckSeverity = _ERROR
-    metadata: Mapping[str, dg.MetadataValue] = field(default_factory=dict)
-
-    @property
-    def key(self) -> dg.AssetCheckKey:
-        """The check."""
-        return dg.AssetCheckKey(raw_key(self.table), self.check)
-
-    def result(self) -> dg.AssetCheckResult:
-        """For the body of an asset."""
-        return dg.AssetCheckResult(
-            asset_key=raw_key(self.table),
-            check_name=self.check,
-            passed=self.passed,
-            severity=self.severity,
-            description=self.said,
-            metadata=self.metadata,
-        )
-
-    def evaluation(self) -> dg.AssetCheckEvaluation:
-        """For a sensor, and for a step whose body does not go on."""
-        return dg.AssetCheckEvaluation(
-            asset_key=raw_key(self.table),
-            check_name=self.check,
-            passed=self.passed,
-            severity=self.severity,
-            description=self.said,
-            metadata=self.metadata,
-            blocking=self.check == COMPLETENESS,
-        )
 
 
 def complete(table: DefenderTable, tally: Tally) -> Verdict:
@@ -70,7 +26,7 @@ def complete(table: DefenderTable, tally: Tally) -> Verdict:
     )
     if tally.expected_rows != tally.queryable_rows:
         said += " The two differ by rows that came or went in Defender between the counts; the notes tell which."
-    return Verdict(table, COMPLETENESS, passed=True, said=said, metadata=completeness_numbers(tally))
+    return Verdict(raw_key(table), COMPLETENESS, passed=True, said=said, metadata=completeness_numbers(tally))
 
 
 def completeness_numbers(tally: Tally) -> dict[str, dg.MetadataValue]:
@@ -94,7 +50,7 @@ def late(table: DefenderTable, complete_until: datetime | None, *, now: datetime
             else f"{table.name} is not complete from as far back as Defender keeps: nothing was loaded yet, or days"
             f" are missing. Run the partitions that are not materialized, or `defender-adx sync {table.name}`."
         )
-        return Verdict(table, WATERMARK_LAG, passed=False, said=nothing, metadata=limit)
+        return Verdict(raw_key(table), WATERMARK_LAG, passed=False, said=nothing, metadata=limit)
     passed = behind <= allowed
     what = "The last published snapshot is" if table.kind == "snapshot" else "It is complete up to"
     said = (
@@ -111,7 +67,7 @@ def late(table: DefenderTable, complete_until: datetime | None, *, now: datetime
         **limit,
         "complete_until": dg.MetadataValue.timestamp(complete_until),
     }
-    return Verdict(table, WATERMARK_LAG, passed=passed, said=said, metadata=metadata)
+    return Verdict(raw_key(table), WATERMARK_LAG, passed=passed, said=said, metadata=metadata)
 
 
 def kept_out(table: DefenderTable, records: int) -> Verdict:
@@ -119,20 +75,20 @@ def kept_out(table: DefenderTable, records: int) -> Verdict:
     metadata: dict[str, dg.MetadataValue] = {"dead_letters": dg.MetadataValue.int(records)}
     if not records:
         said = f"No record of {table.name} was kept out within the last 30 days."
-        return Verdict(table, DEAD_LETTERS, passed=True, said=said, severity=_WARN, metadata=metadata)
+        return Verdict(raw_key(table), DEAD_LETTERS, passed=True, said=said, severity=WARN, metadata=metadata)
     metadata["records (query)"] = dg.MetadataValue.md(f"```kusto\n{dead_letters(table.name)}\n```")
     said = (
         f"{records} records of {table.name} of the last 30 days are not in ADX, whose dynamic column does not hold"
         " them; every other row is. MigrationDeadLetter has the columns that find each in Defender, where it stays"
         " until it is 30 days old: look at it there, or export it, if it matters."
     )
-    return Verdict(table, DEAD_LETTERS, passed=False, said=said, severity=_WARN, metadata=metadata)
+    return Verdict(raw_key(table), DEAD_LETTERS, passed=False, said=said, severity=WARN, metadata=metadata)
 
 
-def unknown(table: DefenderTable, check: str, error: AdxError) -> Verdict:
+def unknown(table: DefenderTable, check: str, error: BaseException) -> Verdict:
     """A check that could not be found out."""
     said = f"It could not be found out: {error}"
-    return Verdict(table, check, passed=False, said=said, severity=_WARN)
+    return Verdict(raw_key(table), check, passed=False, said=said, severity=WARN)
 
 
 def readable(span: timedelta) -> str:

@@ -24,6 +24,7 @@ from defender_adx_pipeline.defs.resources import AdxResource, DefenderResource
 from defender_adx_pipeline.defs.tables import typed_key
 from defender_adx_pipeline.defs.typed import typed_schema
 from defender_adx_pipeline.defs.typed_counts import RowCounts, count_events, count_snapshots
+from defender_adx_pipeline.defs.verdicts import ERROR, WARN, Verdict
 from defender_adx_pipeline.instants import utc_now
 from defender_adx_pipeline.migration.configuration import TableConfiguration
 from defender_adx_pipeline.migration.drift import Drift, drift_of, read_drift
@@ -78,7 +79,7 @@ class TypedRun:
 
     def _rows(self, configuration: TableConfiguration, columns: Sequence[Column] | None) -> Iterator[TypedEvent]:
         obstacle, counts, window = elsewhere(configuration), None, None
-        severity = dg.AssetCheckSeverity.WARN
+        severity = WARN
         if not obstacle:
             try:
                 window, counts = self._counted(configuration)
@@ -86,12 +87,12 @@ class TypedRun:
             except SnapshotNotPublishedError as error:
                 obstacle = str(error)
             except AdxError as error:
-                severity = dg.AssetCheckSeverity.ERROR
+                severity = ERROR
                 obstacle = f"The rows of the two tables could not be compared: {error}"
         if counts is None or window is None:
             self.context.log.warning("%s is not materialized: %s", typed_key(self.table).to_user_string(), obstacle)
             if self._wants(SAME_ROWS):
-                yield self._result(SAME_ROWS, passed=False, severity=severity, description=obstacle)
+                yield self._result(SAME_ROWS, passed=False, severity=severity, said=obstacle)
             return
         if typed_key(self.table) in self.context.selected_asset_keys:
             yield self._materialization(counts, window, columns or ())
@@ -159,24 +160,23 @@ class TypedRun:
             "counted": counts.counted,
             "window": str(window),
         }
-        return self._result(SAME_ROWS, passed=counts.are_equal, description=said, metadata=metadata)
+        return self._result(SAME_ROWS, passed=counts.are_equal, said=said, metadata=metadata)
 
     def _drift(self, drift: Drift | AdxError | HuntingError) -> dg.AssetCheckResult:
-        warn = dg.AssetCheckSeverity.WARN
         if not isinstance(drift, Drift):
             said = f"The columns of the two tables could not be compared: {drift}"
-            return self._result(SCHEMA_DRIFT, passed=False, severity=warn, description=said)
+            return self._result(SCHEMA_DRIFT, passed=False, severity=WARN, said=said)
         if not drift.has_typed_table:
-            return self._result(SCHEMA_DRIFT, passed=False, severity=warn, description=absent(self.table))
+            return self._result(SCHEMA_DRIFT, passed=False, severity=WARN, said=absent(self.table))
         if not drift.is_in_tenant:
             said = "The tenant does not have the table, so that there is nothing to compare."
-            return self._result(SCHEMA_DRIFT, passed=True, severity=warn, description=said)
+            return self._result(SCHEMA_DRIFT, passed=True, severity=WARN, said=said)
         found = drift.differences
         said = " ".join(map(str, found[:_SHOWN])) or "The tenant's columns are those of the typed table."
         if len(found) > _SHOWN:
             said += f" And {len(found) - _SHOWN} more: `defender-adx schema diff {self.table.name}`."
         metadata = {"differences": len(found), **{one.column: f"{one.kind}: {one}" for one in found}}
-        return self._result(SCHEMA_DRIFT, passed=not found, severity=warn, description=said, metadata=metadata)
+        return self._result(SCHEMA_DRIFT, passed=not found, severity=WARN, said=said, metadata=metadata)
 
     def _compared_columns(self) -> Drift | AdxError | HuntingError:
         """The columns of both, or why they could not be had."""
@@ -192,18 +192,11 @@ class TypedRun:
         check: str,
         *,
         passed: bool,
-        description: str,
-        severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+        said: str,
+        severity: dg.AssetCheckSeverity = ERROR,
         metadata: Mapping[str, Any] | None = None,
     ) -> dg.AssetCheckResult:
-        return dg.AssetCheckResult(
-            asset_key=typed_key(self.table),
-            check_name=check,
-            passed=passed,
-            severity=severity,
-            description=description,
-            metadata=metadata,
-        )
+        return Verdict(typed_key(self.table), check, passed, said, severity, metadata or {}).result()
 
 
 def absent(table: DefenderTable) -> str:

@@ -22,6 +22,7 @@ from defender_adx_pipeline.defs.no_duplicates import no_duplicates
 from defender_adx_pipeline.defs.requests import schedule_status
 from defender_adx_pipeline.defs.resources import AdxResource
 from defender_adx_pipeline.defs.tables import known_tables, source_key
+from defender_adx_pipeline.defs.verdicts import WARN, Verdict
 from defender_adx_pipeline.instants import to_text, utc_now
 
 _KEYS = {source_key(table): table for table in known_tables().values()}
@@ -71,25 +72,14 @@ def fit_result(
             f" {shown}. They are null in the typed table and whole in {table.raw_table}; the queries show them. See"
             f" `defender-adx schema diff {table.name}`."
         )
-    return _result(table, passed=not unfit, description=said, metadata=metadata)
+    return Verdict(
+        source_key(table), VALUES_FIT, said=said, severity=WARN, passed=not unfit, metadata=metadata
+    ).result()
 
 
 def _not_counted(table: DefenderTable, error: AdxError) -> dg.AssetCheckResult:
     said = f"Whether the values of {table.name} fit could not be found out: {error}"
-    return _result(table, passed=False, description=said)
-
-
-def _result(
-    table: DefenderTable, *, passed: bool, description: str, metadata: dict[str, dg.MetadataValue] | None = None
-) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=source_key(table),
-        check_name=VALUES_FIT,
-        passed=passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=description,
-        metadata=metadata,
-    )
+    return Verdict(source_key(table), VALUES_FIT, said=said, severity=WARN, passed=False).result()
 
 
 values_fit_job = dg.define_asset_job(

@@ -148,6 +148,8 @@ def test_a_load_that_fails_is_the_last_result_of_completeness_and_keeps_what_com
         if "Raw" in query or "Migration" in query:
             assert world.adx.query(query) is not None
     assert not latest(dagster, table, WATERMARK_LAG).evaluation.passed
+    # A load that failed for another reason kept no record out.
+    assert latest(dagster, table, DEAD_LETTERS).evaluation.passed
     world.tenant.faults.clear()
     assert dagster.materialize(table, yesterday(world)).success
     assert latest(dagster, table, COMPLETENESS).evaluation.passed
@@ -191,6 +193,10 @@ def test_an_error_before_anything_is_loaded_is_told_the_same_way(
     assert "defender-adx doctor" in data.user_failure_data.metadata[REPORT].value
     record = latest(dagster, table, COMPLETENESS)
     assert (record.status.value, record.run_id) == ("FAILED", result.run_id)
+    for check in (WATERMARK_LAG, DEAD_LETTERS):
+        unknown = latest(dagster, table, check).evaluation
+        assert (unknown.passed, unknown.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert "could not be found out: DEFENDER_SETTLE" in unknown.description
 
 
 @pytest.mark.long
