@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PlainValidator, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 AuthMode = Literal["secret", "certificate", "managed-identity", "workload-identity", "none"]
@@ -48,6 +49,14 @@ def is_loopback(host: str) -> bool:
 
 
 BaseUrl = Annotated[str, PlainValidator(_bare_url)]
+
+
+def _seconds(value: Any) -> Any:
+    """Digits alone as a number: pydantic takes seconds as a number, and the environment has text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
 class Settings(BaseSettings):
@@ -99,10 +108,10 @@ class Settings(BaseSettings):
         ),
     )
     defender_start_date: date = Field(date(2026, 1, 1), description="First daily partition of every asset.")
-    defender_settle: timedelta = Field(
+    defender_settle: Duration = Field(
         timedelta(minutes=10), ge=timedelta(0), description="How old a row must be before its window may be closed."
     )
-    defender_overlap: timedelta = Field(
+    defender_overlap: Duration = Field(
         timedelta(hours=4), ge=timedelta(0), description="How far before the watermark a tick looks for late rows."
     )
     defender_slice_rows: int = Field(50_000, ge=1, le=100_000, description="Rows that one call may answer.")
@@ -159,15 +168,17 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
-        problems.extend(_problem(detail["loc"], detail["msg"]) for detail in error.errors(include_input=False))
+        problems.extend(map(_problem, error.errors(include_input=False)))
         raise SettingsError("; ".join(problems)) from None
     if problems:
         raise SettingsError("; ".join(problems))
     return settings
 
 
-def _problem(location: tuple[int | str, ...], message: str) -> str:
-    message = message.removeprefix("Value error, ")
+def _problem(detail: ErrorDetails) -> str:
+    location, message = detail["loc"], detail["msg"].removeprefix("Value error, ")
+    if detail["type"].startswith("time_delta"):
+        message += "; a duration is written PT10M, 00:10:00 or 600 (seconds)"
     return f"{str(location[0]).upper()}: {message}" if location else message
 
 

@@ -44,6 +44,15 @@ def test_a_bad_or_unknown_setting_is_named(monkeypatch: pytest.MonkeyPatch, name
         load_settings()
 
 
+def test_a_bad_duration_is_told_with_one_that_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEFENDER_SETTLE", "soon")
+    with pytest.raises(SettingsError, match=r"DEFENDER_SETTLE: .*PT10M"):
+        load_settings()
+    for good in ("PT10M", "00:10:00", "600"):
+        monkeypatch.setenv("DEFENDER_SETTLE", good)
+        assert load_settings().defender_settle == timedelta(minutes=10)
+
+
 def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEFENDER_API", "soap")
     monkeypatch.setenv("DEFENDER_TYPO", "1")

@@ -136,6 +136,11 @@ def without_secrets(text: str) -> str:
     return _BEARER.sub("Bearer <removed>", _SIGNATURE.sub("sig=<removed>", text))
 
 
+def _detail(text: str) -> str:
+    """What somebody else said, to be set into a sentence: without secrets, and without a full stop of its own."""
+    return without_secrets(text).rstrip(". ")
+
+
 def translate(error: BaseException, what: str) -> AdxError:
     """The error of this module that says what an azure client's error means.
 
@@ -169,7 +174,7 @@ def partial_result(what: str, detail: str, *, transient: bool = False) -> Partia
     too_large = bool(_TOO_LARGE.search(detail))
     advice = "Ask for a smaller window." if too_large else "Run it again."
     return PartialResultError(
-        f"{what}: the answer is not whole, so none of it was used: {without_secrets(detail)}. An answer holds at most"
+        f"{what}: the answer is not whole, so none of it was used: {_detail(detail)}. An answer holds at most"
         f" 500,000 rows and 64 MB. {advice}",
         too_large=too_large,
         transient=transient,
@@ -202,11 +207,11 @@ def _retry_after(response: Any) -> float | None:
 
 def no_token(error: BaseException, what: str) -> AdxError:
     """The error for a token that could not be had, out of what the token provider raised."""
-    reason = without_secrets(str(error))
+    reason = _detail(str(error))
     # The providers' own errors say whether asking again is any use (`action`); they belong to no module known here.
     if getattr(error, "action", None) == "retry":
         return AdxUnreachableError(
-            f"{what}: no token for the cluster for the moment: {reason} It was not carried out.", never_ran=True
+            f"{what}: no token for the cluster for the moment: {reason}. It was not carried out.", never_ran=True
         )
     return AdxAuthenticationError(f"{what}: no token for the cluster: {reason}. Check the AZURE_* settings.")
 
@@ -227,7 +232,7 @@ def _unreachable(error: KustoNetworkError, what: str) -> AdxUnreachableError:
     never_ran = _never_connected(cause)
     known = "It was not carried out." if never_ran else "Whether it was carried out is not known."
     return AdxUnreachableError(
-        f"{what}: no answer from {error.endpoint}: {without_secrets(str(cause))}. {known} Check ADX_CLUSTER_URI, DNS,"
+        f"{what}: no answer from {error.endpoint}: {_detail(str(cause))}. {known} Check ADX_CLUSTER_URI, DNS,"
         " firewall and proxy.",
         never_ran=never_ran,
     )
@@ -246,7 +251,7 @@ def _never_connected(error: BaseException | None) -> bool:
 
 def _from_api(error: KustoApiError, what: str) -> AdxError:
     api = error.get_api_error()
-    detail = without_secrets(f"{api.code}: {api.description or api.message}")
+    detail = _detail(f"{api.code}: {api.description or api.message}")
     status = getattr(error.http_response, "status_code", None)
     if status in (401, 403):
         return _from_status(error.http_response, detail, what)
@@ -274,7 +279,7 @@ def _from_service(error: KustoServiceError, what: str) -> AdxError:
 
 def _from_status(response: Any, text: str, what: str) -> AdxError:
     status = response.status_code
-    detail = without_secrets(text)[:400]
+    detail = _detail(text)[:400]
     if status == 429:
         return _throttled(response, what)
     if status == 401:
@@ -292,7 +297,7 @@ def _from_status(response: Any, text: str, what: str) -> AdxError:
         return QueryFailedError(f"{what}: {detail} (404). Check ADX_CLUSTER_URI and ADX_INGEST_URI.")
     if status >= 500 or status in (408, 502, 504):
         return AdxUnreachableError(f"{what}: the cluster could not do it right now ({status}): {detail}. Run it again.")
-    return QueryFailedError(f"{what}: the cluster answered {status}: {detail}")
+    return QueryFailedError(f"{what}: the cluster answered {status}: {detail}.")
 
 
 def _malformed(error: BaseException, what: str) -> AdxError:
@@ -305,12 +310,12 @@ def _malformed(error: BaseException, what: str) -> AdxError:
         LookupError,
         TypeError,
     )
-    detail = without_secrets(f"{type(error).__name__}: {error}")[:400]
+    detail = _detail(f"{type(error).__name__}: {error}")[:400]
     if isinstance(error, broken):
         return AdxUnreachableError(f"{what}: the answer ended early or is not Kusto's: {detail}. Run it again.")
     if isinstance(error, KustoError):
-        return QueryFailedError(f"{what}: {detail}")
-    return AdxError(f"{what}: {detail}")
+        return QueryFailedError(f"{what}: {detail}.")
+    return AdxError(f"{what}: {detail}.")
 
 
 # The more special class first.

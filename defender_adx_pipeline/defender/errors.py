@@ -79,7 +79,8 @@ class HuntingError(Exception):
             marks.append(self.code)
         if self.request_id:
             marks.append(f"request {self.request_id}")
-        head = f"{self.subject}, {self.context}: {self.what}"
+        # What a server said often ends with a full stop, and the sentence goes on.
+        head = f"{self.subject}, {self.context}: {self.what.rstrip('. ')}"
         tail = f" ({', '.join(marks)})" if marks else ""
         return f"{head}{tail}.{' ' + self.todo if self.todo else ''}"
 

@@ -205,7 +205,7 @@ class SliceDriver:
 
 
 def _not_confirmed(plan: Plan, round_: _Round, pending: dict[str, str]) -> str:
-    lines = [f"{round_.queued[identity][0]}: {reason}" for identity, reason in sorted(pending.items())]
+    lines = [f"{round_.queued[identity][0]}: {reason.rstrip('. ')}" for identity, reason in sorted(pending.items())]
     shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
     return (
         f"{plan.table} {plan.window}: {len(pending)} of {len(round_.queued)} slices that were queued to"

@@ -137,6 +137,14 @@ def test_errors_without_a_class_of_their_own_keep_their_text():
     assert translate(ours, WHAT) is ours
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 503])
+@pytest.mark.parametrize(
+    "said", ["Entity ID 'T' of kind 'Table' was not found.", "No.", "query limit: E_RUNAWAY_QUERY."]
+)
+def test_what_the_service_said_keeps_no_full_stop_within_the_sentence(status, said):
+    assert ".." not in str(translate(api_error(status, said), WHAT))
+
+
 def test_a_failed_ingestion_names_table_slices_and_what_was_kept():
     error = IngestionFailedError("TRaw", {f"{number:032x}": "BadRequest_InvalidBlob: x" for number in range(5)})
     assert "TRaw: ADX did not load 5 slice(s)" in str(error)
