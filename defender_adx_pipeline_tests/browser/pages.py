@@ -95,8 +95,16 @@ def materialize(page: Page, day: str) -> None:
 
 def launch_one(page: Page, dialog: Locator) -> None:
     """Launch the one run of the dialog, and go to it."""
-    dialog.get_by_role("button", name="Launch 1 run").click()
-    page.get_by_role("link", name="View", exact=True).click()
+    launch(page, dialog.get_by_role("button", name="Launch 1 run"))
+
+
+def launch(page: Page, button: Locator) -> None:
+    """Click what launches a run or a backfill, and go to it by the note that the page then shows."""
+    # A note stays for some seconds: the one of the launch before may still be there.
+    earlier = page.locator("a[href*='/runs/']").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    button.click()
+    later = page.locator("a" + "".join(f":not([href='{address}'])" for address in earlier))
+    page.get_by_role("link", name="View", exact=True).and_(later).click()
 
 
 def await_run(page: Page, state: str) -> None:

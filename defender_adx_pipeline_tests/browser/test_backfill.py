@@ -5,7 +5,7 @@ from playwright.sync_api import Page, expect
 
 from defender_adx_pipeline.catalogue import load_catalogue
 from defender_adx_pipeline_tests.browser.conftest import TABLE, Picture, days_ago
-from defender_adx_pipeline_tests.browser.pages import Progress, choose_partitions, progress, select_in_catalog
+from defender_adx_pipeline_tests.browser.pages import Progress, choose_partitions, launch, progress, select_in_catalog
 from defender_adx_pipeline_tests.browser.site import Site, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -26,8 +26,7 @@ def test_three_days_of_two_tables_are_backfilled_and_the_one_that_failed_alone_r
     select_in_catalog(page, " or ".join(f'key:"adx/{table}" or key:"adx/{table}Raw"' for table in TABLES), 4)
     dialog = choose_partitions(page, f"[{days[0]}...{days[-1]}]", 3)
     with site.failing("hunting", "forbidden", match=failing):
-        dialog.get_by_role("button", name="Launch backfill").click()
-        page.get_by_role("link", name="View", exact=True).click()
+        launch(page, dialog.get_by_role("button", name="Launch backfill"))
         first = ended(page, site)
     assert first["status"] == "COMPLETED_FAILED"
     assert sorted(run["status"] for run in first["runs"]) == ["FAILURE", "SUCCESS", "SUCCESS"]
@@ -44,8 +43,7 @@ def test_three_days_of_two_tables_are_backfilled_and_the_one_that_failed_alone_r
     page.go_back()
 
     page.get_by_role("button").filter(has=page.get_by_role("img", name="expand_more")).first.click()
-    page.get_by_role("menuitem", name="Re-execute from failure").click()
-    page.get_by_role("link", name="View", exact=True).click()
+    launch(page, page.get_by_role("menuitem", name="Re-execute from failure"))
     again = ended(page, site)
     assert (again["status"], [run["status"] for run in again["runs"]]) == ("COMPLETED_SUCCESS", ["SUCCESS"])
     one = Progress(1, 0, 1, 0)
