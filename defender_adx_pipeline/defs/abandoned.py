@@ -23,7 +23,8 @@ import dagster as dg
 import orjson
 import psutil
 
-WORKER_TAG = "defender_adx/worker"
+WORKER_TAG = ".dagster/defender_adx_worker"
+"""Dagster's page shows no tags that begin so; this one would be a line of JSON on every run."""
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
