@@ -59,15 +59,17 @@ def column_schema(table: DefenderTable) -> dg.TableSchema:
     return dg.TableSchema(columns=[dg.TableColumn(name=column.name, type=column.type) for column in table.columns])
 
 
-def code_references(table: DefenderTable) -> dg.CodeReferencesMetadataValue:
-    """Where the assets of a table are made, on this host, and Microsoft's page of the table."""
+def references(table: DefenderTable) -> dict[str, dg.MetadataValue]:
+    """Where the assets of a table are made, on this host, and Microsoft's page of the table where it has one."""
     line = table_assets.__code__.co_firstlineno
     here = dg.LocalFileCodeReference(file_path=__file__, line_number=line, label="the factory of these assets")
-    if not table.page:
-        return dg.CodeReferencesMetadataValue(code_references=[here])
-    page = f"https://learn.microsoft.com/{table.page.removesuffix('.md')}"
-    there = dg.UrlCodeReference(url=page, label=f"Microsoft's page of {table.name}")
-    return dg.CodeReferencesMetadataValue(code_references=[here, there])
+    found: dict[str, dg.MetadataValue] = {
+        "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[here])
+    }
+    # Not a code reference as well: Dagster's page says "in GitLab" of every address that is not on GitHub.
+    if table.page:
+        found["documentation"] = dg.MetadataValue.url(f"https://learn.microsoft.com/{table.page.removesuffix('.md')}")
+    return found
 
 
 def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
@@ -92,7 +94,7 @@ def source_spec(*, table: DefenderTable) -> dg.AssetSpec:
         metadata={
             "dagster/column_schema": column_schema(table),
             "dagster/table_name": table.name,
-            "dagster/code_references": code_references(table),
+            **references(table),
         },
     )
 
@@ -114,7 +116,6 @@ def raw_spec(*, table: DefenderTable, database: str) -> dg.AssetSpec:
 def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
     """The raw and the typed rows of a table: one step, since one load fills both."""
     raw, typed = raw_spec(table=table, database=database), typed_spec(table=table, database=database)
-    references = code_references(table)
 
     @dg.multi_asset(
         # What `unaudited` knows the step of a table by.
@@ -125,7 +126,7 @@ def table_assets(*, table: DefenderTable, database: str) -> dg.AssetsDefinition:
                 owners=OWNERS,
                 tags=table_tags(table),
                 freshness_policy=FRESHNESS,
-                metadata={**spec.metadata, "dagster/code_references": references},
+                metadata={**spec.metadata, **references(table)},
             )
             for spec in (raw, typed)
         ],

@@ -246,9 +246,9 @@ def test_every_asset_that_is_loaded_has_a_freshness_policy_tags_and_the_place_wh
         assert specs[source_key(table)].freshness_policy is None
         for key in (raw_key(table), typed_key(table), source_key(table)):
             assert specs[key].tags.items() >= {"defender_adx/kind": table.kind}.items()
-            places = specs[key].metadata["dagster/code_references"].code_references
-            assert Path(places[0].file_path).name == "assets.py"
-            assert places[1].url.startswith("https://learn.microsoft.com/")
+            (place,) = specs[key].metadata["dagster/code_references"].code_references
+            assert Path(place.file_path).name == "assets.py"
+            assert specs[key].metadata["documentation"].url.startswith("https://learn.microsoft.com/")
 
 
 @given(st.timedeltas(timedelta(0), timedelta(days=40)), st.sampled_from(["AlertInfo", "DeviceTvmSoftwareInventory"]))

@@ -44,6 +44,11 @@ def _is_broken(page: Page, link: str) -> bool:
     return bool(anchor) and anchor not in Page(target).anchors()
 
 
+def test_every_picture_is_shown_on_a_page() -> None:
+    shown = {(page.path.parent / link).resolve() for page in PAGES for link in page.links()}
+    assert {path for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".svg")} - shown == set()
+
+
 @ALL
 def test_every_command_and_option_of_the_command_line_is_there(page: Page) -> None:
     wrong = [said for command in page.commands() for said in _unknown_in(command)]
