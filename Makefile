@@ -13,7 +13,7 @@ UI = $(BIN)/defender-adx bootstrap && exec $(BIN)/dagster dev -w workspace.yaml 
 STATEMENTS := $(BUILD)/statements.jsonl
 
 # Tests that need more than Python have targets of their own.
-ONLY_PYTHON := not azurite and not binding and not browser and not kills
+ONLY_PYTHON := not azurite and not binding and not browser and not kills and not backfill
 # What `make long` runs of those that Python is enough for.
 LONG := long and $(ONLY_PYTHON)
 # A module stays in one process, since its tests share a tenant.
@@ -22,7 +22,7 @@ RECORDED := DEFENDER_ADX_STATEMENTS="$(CURDIR)/$(STATEMENTS)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo ui test long check format lint types azurite kql generated kills faults chaos days browser pictures clean
+.PHONY: help demo ui test long check format lint types azurite kql generated kills faults chaos days backfill browser pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ chaos: $(INSTALLED) ## The demo with a tenth of all calls faulty, once for each 
 
 days: $(INSTALLED) ## Ten days (DAYS=N) with all schedules and sensors on, under a clock 480 times as fast (SCALE=N), compared row by row (long; takes a C compiler)
 	$(BIN)/python -m defender_adx_pipeline_tests.days $(if $(DAYS),--days $(DAYS)) $(if $(SCALE),--rate $(SCALE))
+
+backfill: $(INSTALLED) ## Thirty days (DAYS=N) of all event tables backfilled from Dagster's page, compared row by row (long; Chromium)
+	@command -v chromium >/dev/null || { echo "no chromium on this machine: apt-get install chromium"; exit 1; }
+	$(if $(DAYS),DEFENDER_ADX_BACKFILL_DAYS=$(DAYS)) $(BIN)/pytest -m backfill
 
 browser: $(INSTALLED) ## The tests that click through Dagster's web page in headless Chromium
 	@command -v chromium >/dev/null || { echo "no chromium on this machine: apt-get install chromium"; exit 1; }

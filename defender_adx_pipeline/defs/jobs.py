@@ -12,7 +12,10 @@ from defender_adx_pipeline.defs.tables import known_tables, loaded_keys
 event_tables_job = dg.define_asset_job(
     "event_tables",
     selection=dg.AssetSelection.assets(*loaded_keys(known_tables().events())),
-    description="Loads event tables from Defender into ADX: what the schedules and the sensor start.",
+    description=(
+        "Loads event tables from Defender into ADX: what the schedules and sensors start. A backfill of all of them is"
+        " launched here, by Materialize all."
+    ),
 )
 
 snapshot_tables_job = dg.define_asset_job(

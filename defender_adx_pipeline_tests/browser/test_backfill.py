@@ -58,7 +58,7 @@ def test_three_days_of_two_tables_are_backfilled_and_the_one_that_failed_alone_r
         assert site.adx_rows(table, day) == rows, (table, day)
 
 
-def ended(page: Page, site: Site) -> dict[str, str | list[dict[str, str]]]:
+def ended(page: Page, site: Site, *, seconds: int = 400) -> dict[str, str | list[dict[str, str]]]:
     """On the page of a backfill: what Dagster says of it once it has ended; the page then shows it, too."""
     page.wait_for_url("**/runs/b/*")
     name = page.url.rsplit("/", 1)[-1]
@@ -67,6 +67,6 @@ def ended(page: Page, site: Site) -> dict[str, str | list[dict[str, str]]]:
     def backfill() -> dict[str, str | list[dict[str, str]]]:
         return dict(site.graphql(query % name)["partitionBackfillOrError"])
 
-    eventually(lambda: str(backfill()["status"]).startswith("COMPLETED"), 400, f"backfill {name} did not end")
+    eventually(lambda: str(backfill()["status"]).startswith("COMPLETED"), seconds, f"backfill {name} did not end")
     page.reload()
     return backfill()
